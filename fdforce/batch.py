@@ -1,0 +1,197 @@
+"""A batch: structures laid end to end with their pair list, and its displaced replicas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fdforce.errors import FdforceError
+from fdforce.neighbors import PairList
+from fdforce.structures import Structures
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """S structures of N atoms in all; replicas are further structures on the same pair list.
+
+    With ``n_replicas`` > 1 every per-structure and per-atom array except those of the pair list and
+    ``species`` holds replica after replica, so a model that knows nothing of replicas sees
+    ``n_replicas * S`` ordinary structures.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_replicas * N, 3), Å, float64 or complex128
+    cells : ndarray, shape (n_replicas * S, 3, 3), Å
+    volumes : ndarray, shape (n_replicas * S,), Å^3
+        Of the undisplaced cell; NaN where not periodic in three directions.
+    species : ndarray, shape (N,), int32
+    structure : ndarray, shape (n_replicas * N,), int64
+        Structure of each atom.
+    offsets : ndarray, shape (n_replicas * S + 1,), int64
+    row_begin, row_end : ndarray, shape (N * n_species,), int64
+        Pairs of row ``i * n_species + z``, the neighbours of species z of atom i.
+    neighbor, shift : ndarray
+        Those of the data set (`PairList`), not copied; neighbours are counted within their
+        structure.
+    place : ndarray, shape (N,), int64
+        Row of each atom when the atoms are sorted by species.
+    species_start : ndarray, shape (n_species + 1,), int64
+        Rows of species z in that order: ``species_start[z]:species_start[z + 1]``.
+    chunks : ndarray, shape (n_chunks + 1,), int64
+        Bounds of the groups of atoms that threads work on, equal in pairs.
+    cutoff, skin : float, Å
+        Of the pair list.
+    n_replicas : int
+    displacement : bool
+        Whether `displaced` made it; forces are not expected then.
+    """
+
+    positions: np.ndarray
+    cells: np.ndarray
+    volumes: np.ndarray
+    species: np.ndarray
+    structure: np.ndarray
+    offsets: np.ndarray
+    row_begin: np.ndarray
+    row_end: np.ndarray
+    neighbor: np.ndarray
+    shift: np.ndarray
+    place: np.ndarray
+    species_start: np.ndarray
+    chunks: np.ndarray
+    cutoff: float
+    skin: float
+    n_replicas: int = 1
+    displacement: bool = False
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms of all structures and replicas."""
+        return len(self.positions)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Atoms of each structure, shape (n_replicas * S,)."""
+        return np.diff(self.offsets)
+
+    def displaced(self, direction, eta, strain=None) -> Batch:
+        """Replicas at r + eta g, with the cell strained by eta H.
+
+        Parameters
+        ----------
+        direction : ndarray, shape (N, 3)
+            g, a displacement of every atom per unit of eta.
+        eta : ndarray, shape (n_replicas, S) or (S,)
+            Step of every structure in every replica; complex for the complex step.
+        strain : ndarray, shape (S, 3, 3), optional
+            H, a symmetric strain per unit of eta: r -> (1 + eta H) r + eta g.
+
+        Returns
+        -------
+        Batch
+
+        Raises
+        ------
+        FdforceError
+            The displacement exceeds the skin of the pair list.
+        """
+        if self.displacement:
+            raise FdforceError("only an undisplaced batch can be displaced")
+        eta = np.atleast_2d(eta)
+        n_replicas, n_atoms = len(eta), len(self.species)
+        step = eta[:, self.structure]
+        self._check_skin(direction, step, strain, eta)
+        positions = self.positions + step[:, :, None] * direction
+        cells = np.broadcast_to(self.cells, (n_replicas, *self.cells.shape))
+        if strain is not None:
+            moved = np.einsum("aij,aj->ai", strain[self.structure], self.positions)
+            positions = positions + step[:, :, None] * moved
+            cells = cells + eta[:, :, None, None] * (self.cells @ strain)
+        replica = np.arange(n_replicas)[:, None]
+        return replace(
+            self,
+            positions=positions.reshape(-1, 3),
+            cells=np.ascontiguousarray(cells, positions.dtype).reshape(-1, 3, 3),
+            volumes=np.tile(self.volumes, n_replicas),
+            structure=(self.structure + replica * len(self)).ravel(),
+            offsets=np.append((self.offsets[:-1] + replica * n_atoms).ravel(), n_replicas * n_atoms),
+            n_replicas=n_replicas,
+            displacement=True,
+        )
+
+    def _check_skin(self, direction, step, strain, eta):
+        """Both atoms of a pair may move, and the strain moves a pair by its distance."""
+        if not step.size:
+            return
+        largest = 2 * np.max(np.abs(step) * np.sqrt(np.einsum("ij,ij->i", direction, direction)))
+        if strain is not None:
+            reach = np.abs(eta) * np.linalg.norm(strain, 2, axis=(1, 2))
+            largest += self.cutoff * np.max(reach)
+        if largest > self.skin:
+            raise FdforceError(
+                f"a displacement changes distances by up to {largest:.3g} Å, but the pair list has a "
+                f"skin of {self.skin:.3g} Å: take a smaller epsilon or a larger skin"
+            )
+
+
+def make_batch(
+    structures: Structures, pairs: PairList, indices=None, *, n_chunks: int = 1
+) -> Batch:
+    """Gather structures of a data set into a batch.
+
+    Parameters
+    ----------
+    structures : Structures
+    pairs : PairList
+        Of these structures.
+    indices : sequence of int, optional
+        Structures to take; all when absent.
+    n_chunks : int
+        Groups of atoms for the threads.
+
+    Returns
+    -------
+    Batch
+    """
+    indices = np.arange(len(structures)) if indices is None else np.asarray(indices, dtype=np.int64)
+    offsets, atoms = atoms_of(structures.offsets, indices)
+    species = structures.species[atoms]
+    n_species = pairs.n_species
+    rows = (atoms[:, None] * n_species + np.arange(n_species)).ravel()
+    row_begin, row_end = pairs.row_start[rows], pairs.row_start[rows + 1]
+
+    order = np.argsort(species, kind="stable")
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    # an atom costs its pairs and, roughly, ten more
+    work = np.concatenate(([0], np.cumsum(row_end - row_begin)[n_species - 1 :: n_species]))
+    work += 10 * np.arange(len(work))
+    goals = np.linspace(0, work[-1], n_chunks + 1)
+    return Batch(
+        positions=np.ascontiguousarray(structures.positions[atoms]),
+        cells=np.ascontiguousarray(structures.cells[indices]),
+        volumes=structures.volumes[indices],
+        species=species,
+        structure=np.repeat(np.arange(len(indices)), np.diff(offsets)),
+        offsets=offsets,
+        row_begin=row_begin,
+        row_end=row_end,
+        neighbor=pairs.neighbor,
+        shift=pairs.shift,
+        place=place,
+        species_start=np.searchsorted(species[order], np.arange(n_species + 1)),
+        chunks=np.searchsorted(work, goals).astype(np.int64),
+        cutoff=pairs.cutoff,
+        skin=pairs.skin,
+    )
+
+
+def atoms_of(offsets, indices):
+    """Offsets of chosen structures laid end to end, and the atoms they take from the data set."""
+    counts = offsets[1:][indices] - offsets[:-1][indices]
+    chosen = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return chosen, np.arange(chosen[-1]) + np.repeat(offsets[:-1][indices] - chosen[:-1], counts)

@@ -1,0 +1,638 @@
+"""The configuration of a fit: its tables, their defaults, and reading and writing them as TOML.
+
+The six dataclasses below are the one place where keys, defaults, help lines, choices and ranges
+are written; reading, checking, writing and ``fdforce config`` all follow from them. Values are
+checked here, once, where they enter. Names that a registry knows (``model.descriptor``,
+``optimizer.name`` and the like) are only checked to be strings: the registry lists its choices.
+"""
+
+# ruff: noqa: RUF009 -- _key() is called for dataclass defaults: it returns dataclasses.field()
+
+import dataclasses
+import difflib
+import json
+import math
+import numbers
+import os
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from fdforce.errors import ConfigError
+
+
+def _key(default, help, **rules):
+    """A key: default, help line and rules (choices, minimum, above, maximum, below, files)."""
+    metadata = {"help": help, "choices": (), **rules}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Structures to learn from, and how to read them."""
+
+    train: list[str] = _key([], "files to train on", files=True)
+    valid: float | str | list[str] = _key(
+        0.1, "fraction of train held out for validation, or file(s)", minimum=0, below=1, files=True
+    )
+    test: float | str | list[str] = _key(
+        0.0,
+        "fraction of train held out for the final test, or file(s)",
+        minimum=0,
+        below=1,
+        files=True,
+    )
+    energy_key: str = _key("", 'name of the energies (eV) in the files; "" = the usual names')
+    forces_key: str = _key("", 'name of the forces (eV/Å) in the files; "" = the usual names')
+    stress_key: str = _key("", 'name of the stresses (eV/Å³) in the files; "" = the usual names')
+    split: str = _key(
+        "random", "how fractions are taken out of train", choices=("random", "trajectory")
+    )
+    reference_energies: str | dict[str, float] = _key(
+        "fit", "energy of an atom by itself, or a table element = eV", choices=("fit", "isolated")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What an atom sees, and the function from there to its energy."""
+
+    kind: str = _key("elemental_networks", "family of models")
+    descriptor: str = _key("chebyshev", "family of descriptors")
+    radial_cutoff: float = _key(6.0, "reach of the radial descriptors (Å)", above=0)
+    radial_order: int = _key(15, "highest order of the radial descriptors", minimum=0)
+    angular_cutoff: float = _key(5.0, "reach of the angular descriptors (Å)", above=0)
+    angular_order: int = _key(6, "highest order of the angular descriptors", minimum=0)
+    hidden: list[int] = _key([40, 40], "widths of the hidden layers", minimum=1)
+    activation: str = _key(
+        "tanh",
+        "activation function of the hidden layers",
+        choices=(
+            "tanh",
+            "sigmoid",
+            "softplus",
+            "shifted_softplus",
+            "silu",
+            "celu",
+            "relu",
+            "linear",
+        ),
+    )
+    elements: list[str] = _key([], "elements of the model, in order; [] = those of the data")
+    baseline: str = _key("zbl", "fixed short-range repulsion added", choices=("zbl", "none"))
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What the fit minimizes."""
+
+    energy_weight: float = _key(1.0, "relative weight of the energies", minimum=0)
+    force_weight: float = _key(1.0, "relative weight of the forces", minimum=0)
+    stress_weight: float = _key(1.0, "relative weight of the stresses", minimum=0)
+    force_fraction: float = _key(
+        1.0, "fraction of the structures whose forces are used", minimum=0, maximum=1
+    )
+    kind: str = _key("squared", "form of the loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteDifferenceConfig:
+    """How the gradient of the force loss is differenced."""
+
+    epsilon: float | str = _key(
+        "auto", "displacement in units of length_scale", above=0, choices=("auto",)
+    )
+    stencil: str = _key(
+        "central",
+        "where the displaced replicas lie",
+        choices=("central", "forward", "central4", "complex"),
+    )
+    length_scale: float = _key(1.0, "length a0 that epsilon multiplies (Å)", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters follow from gradients."""
+
+    name: str = _key("adam", "optimizer")
+    learning_rate: float = _key(0.003, "learning rate at the start of the schedule", above=0)
+    batch_size: int = _key(16, "structures in a batch", minimum=1)
+    weight_decay: float = _key(0.0, "decay of the weights", minimum=0)
+    beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
+    beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
+    gradient_clip: float = _key(0.0, "largest norm of the gradient; 0 = no limit", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, on what, and how exactly the fit runs."""
+
+    epochs: int = _key(
+        1000, "passes over the training structures; 0 = as many as max_time allows", minimum=0
+    )
+    max_time: float = _key(0.0, "wall-clock budget (s); 0 = no limit", minimum=0)
+    patience: int = _key(
+        0, "epochs without improvement before stopping; 0 = never stop early", minimum=0
+    )
+    schedule: str = _key(
+        "cosine", "course of the learning rate", choices=("cosine", "plateau", "constant")
+    )
+    plateau_patience: int = _key(
+        20, "schedule plateau: epochs without improvement before a reduction", minimum=1
+    )
+    plateau_factor: float = _key(
+        0.5, "schedule plateau: factor of a reduction", above=0, below=1
+    )
+    seed: int = _key(0, "seed of every random choice", minimum=0)
+    threads: int = _key(0, "CPU threads; 0 = all cores", minimum=0)
+    device: str = _key("cpu", "where kernels run", choices=("cpu", "cuda"))
+    precision: str = _key(
+        "float64", "floating-point type of the kernels", choices=("float32", "float64")
+    )
+    checkpoint_every: int = _key(10, "epochs between checkpoints", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a fit, one attribute per TOML table."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    finite_difference: FiniteDifferenceConfig = dataclasses.field(
+        default_factory=FiniteDifferenceConfig
+    )
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+#: table name -> {key name -> dataclasses.Field}; a field's metadata holds help, choices and range
+TABLES = {
+    table.name: {key.name: key for key in dataclasses.fields(table.type)}
+    for table in dataclasses.fields(Config)
+}
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def default_config() -> Config:
+    """The configuration in which every key has its default.
+
+    Examples
+    --------
+    >>> default_config().finite_difference.stencil
+    'central'
+    """
+    return Config()
+
+
+def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. Relative paths inside it are taken from its own folder.
+    overrides : iterable of str
+        ``"table.key=value"``, applied in order after the file. Relative paths in these stay
+        relative to the working directory. See `parse_override`.
+
+    Returns
+    -------
+    Config
+        Keys that appear in neither have their defaults.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, unreadable or not TOML, or a table, key or value is not valid.
+    """
+    where = os.fspath(path)
+    config = config_from_dict(_read_toml(where), where=where)
+    config = absolute_paths(config, os.path.dirname(os.path.abspath(where)))
+    return _with_overrides(config, overrides)
+
+
+def config_from_dict(
+    mapping: Mapping[str, Mapping[str, Any]],
+    overrides: Iterable[str] = (),
+    where: str = "configuration",
+) -> Config:
+    """Check a dict of tables and complete it with the defaults.
+
+    Parameters
+    ----------
+    mapping : dict of dicts
+        ``{"training": {"epochs": 5}}``.
+    overrides : iterable of str
+        ``"table.key=value"``, applied in order after the mapping.
+    where : str
+        Where the mapping comes from, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        A table, key or value is not valid.
+
+    Examples
+    --------
+    >>> config_from_dict({"training": {"epochs": 5}}, ["model.hidden=[15, 15]"]).model.hidden
+    [15, 15]
+    """
+    return _with_overrides(override(default_config(), mapping, where=where), overrides)
+
+
+def override(
+    config: Config, changes: Mapping[str, Mapping[str, Any]], where: str = "configuration"
+) -> Config:
+    """A copy of a configuration with some keys changed.
+
+    Parameters
+    ----------
+    config : Config
+    changes : dict of dicts
+        ``{"training": {"epochs": 5}}``.
+    where : str
+        Where the changes come from, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        A table, key or value is not valid.
+
+    Examples
+    --------
+    >>> override(default_config(), {"training": {"epochs": 5}}).training.epochs
+    5
+    """
+    tables = {}
+    for table, values in changes.items():
+        if table not in TABLES:
+            raise ConfigError(f"{where}: {_unknown_table(table)}")
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{where}: {table} = {_show(values)}: expected a table, "
+                f"[{table}] with key = value lines below it"
+            )
+        checked = {key: _checked(table, key, value, where) for key, value in values.items()}
+        tables[table] = dataclasses.replace(getattr(config, table), **checked)
+    config = dataclasses.replace(config, **tables)
+    _check_together(config, where)
+    return config
+
+
+def parse_override(text: str) -> dict[str, dict[str, Any]]:
+    """The change that ``table.key=value`` asks for, as `override` takes it.
+
+    The value is read as TOML. What is not TOML is a bare string, so quotes may be left out,
+    also inside a flat list.
+
+    Raises
+    ------
+    ConfigError
+        The text is not of the form ``table.key=value``.
+
+    Examples
+    --------
+    >>> parse_override("training.epochs=5")
+    {'training': {'epochs': 5}}
+    >>> parse_override("model.elements=[Ti, O]")
+    {'model': {'elements': ['Ti', 'O']}}
+    """
+    name, equals, value = text.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if not (equals and dot and table and key):
+        homes = [home for home in TABLES if name.strip() in TABLES[home]]
+        example = f"{homes[0]}.{name.strip()}=VALUE" if homes else "training.epochs=100"
+        raise ConfigError(f"--set {text}: expected table.key=value, e.g. {example}")
+    return {table: {key: _parse_value(value.strip(), text)}}
+
+
+def absolute_paths(config: Config, folder: str | os.PathLike = "") -> Config:
+    """A copy in which every file is an absolute path.
+
+    Parameters
+    ----------
+    config : Config
+    folder : str or path
+        Where relative paths start; the working directory unless given.
+
+    Examples
+    --------
+    >>> config = config_from_dict({"data": {"train": "a.xyz"}})
+    >>> absolute_paths(config, "/data").data.train
+    ['/data/a.xyz']
+    """
+
+    def absolute(value):
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        if isinstance(value, str):
+            return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
+        return value
+
+    names = [name for name, key in TABLES["data"].items() if key.metadata.get("files")]
+    changes = {name: absolute(getattr(config.data, name)) for name in names}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def _with_overrides(config, overrides):
+    for text in overrides:
+        config = override(config, parse_override(text), where="--set")
+    return config
+
+
+def _read_toml(where):
+    """The tables of a TOML file."""
+    try:
+        with open(where, encoding="utf-8-sig") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{where}: no such file; `fdforce config > {where}` writes a template"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not a TOML file: not UTF-8 text") from error
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
+        raise ConfigError(f"{where}, {_toml_problem(str(error), text)}") from error
+
+
+def _toml_problem(message, text):
+    """``line N: what``, out of a message of tomllib."""
+    found = re.search(r" \(at line (\d+), column \d+\)", message)
+    line = found.group(1) if found else len(text.splitlines())
+    what = re.sub(r" \(at [^)]*\)$", "", message)
+    return f"line {line}: not valid TOML: {what[:1].lower()}{what[1:]}"
+
+
+def _parse_value(value, text):
+    """A TOML value, a flat list of bare words, or a bare string."""
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except ValueError:
+        parsed = {}
+    if parsed.keys() == {"value"}:
+        return parsed["value"]
+    words = re.fullmatch(r"\[([^][{}\"']*)\]", value)
+    if words:
+        return [_parse_value(word.strip(), text) for word in words.group(1).split(",")]
+    if value[:1] in ("{", '"', "'") or re.fullmatch(r"\[.*\]", value):
+        raise ConfigError(f"--set {text}: {value} is not valid TOML; check brackets and quotes")
+    return value
+
+
+# -- checking --------------------------------------------------------------------------------------
+
+_NO = object()
+
+
+def _checked(table, key, value, where):
+    """The value as the key stores it; ConfigError if it is not valid."""
+    if key not in TABLES[table]:
+        raise ConfigError(f"{where}: {_unknown_key(table, key)}")
+    field = TABLES[table][key]
+    result = _converted(value, field.type)
+    if result is _NO or not _is_choice(result, field):
+        problem = f"expected {_expected(field)}{_nearest(value, field.metadata['choices'])}"
+    else:
+        problem = _value_problem(result, field)
+    if problem:
+        raise ConfigError(f"{where}: {table}.{key} = {_show(value)}: {problem}")
+    return result
+
+
+def _converted(value, kind):
+    """The value as the type (int to float, a string to a list of one), or _NO."""
+    if isinstance(kind, UnionType):
+        results = (_converted(value, option) for option in get_args(kind))
+        return next((result for result in results if result is not _NO), _NO)
+    if get_origin(kind) is list:
+        return _converted_list(value, get_args(kind)[0])
+    if get_origin(kind) is dict:
+        return _converted_dict(value, *get_args(kind))
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if kind is str:
+        return value if isinstance(value, str) else _NO
+    number = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, number):
+        return _NO
+    try:
+        return kind(value)
+    except OverflowError:
+        return math.inf
+
+
+def _converted_list(value, kind):
+    if kind is str and isinstance(value, str | os.PathLike):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return _NO
+    items = [_converted(item, kind) for item in value]
+    return _NO if any(item is _NO for item in items) else items
+
+
+def _converted_dict(value, key_kind, value_kind):
+    if not isinstance(value, Mapping):
+        return _NO
+    items = {_converted(k, key_kind): _converted(v, value_kind) for k, v in value.items()}
+    return _NO if _NO in items or any(item is _NO for item in items.values()) else items
+
+
+def _is_choice(value, field):
+    choices = field.metadata["choices"]
+    return not (choices and isinstance(value, str)) or value in choices
+
+
+def _value_problem(value, field):
+    """What is wrong with a value of the right type, or None."""
+    items = value if isinstance(value, list) else [value]
+    items = list(value.values()) if isinstance(value, dict) else items
+    if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+        return "must be finite"
+    if not all(_in_range(item, field.metadata) for item in items if not isinstance(item, str)):
+        return f"{'every item ' if isinstance(value, list) else ''}must be {_range_text(field)}"
+    needs_name = isinstance(value, list) or field.metadata.get("files")
+    if needs_name and "" in items:
+        return "must not be empty" if isinstance(value, str) else "no item may be empty"
+    return None
+
+
+def _in_range(number, rules):
+    return (
+        number >= rules.get("minimum", -math.inf)
+        and number <= rules.get("maximum", math.inf)
+        and number > rules.get("above", -math.inf)
+        and number < rules.get("below", math.inf)
+    )
+
+
+def _range_text(field):
+    words = {
+        "minimum": "at least",
+        "above": "more than",
+        "maximum": "at most",
+        "below": "less than",
+    }
+    rules = field.metadata
+    return " and ".join(f"{words[rule]} {rules[rule]}" for rule in words if rule in rules)
+
+
+def _check_together(config, where):
+    """Rules between keys."""
+    data, loss = config.data, config.loss
+    fractions = [part for part in (data.valid, data.test) if isinstance(part, float)]
+    if sum(fractions) >= 1:
+        raise ConfigError(
+            f"{where}: data.valid = {data.valid} and data.test = {data.test}: "
+            "their sum must be less than 1, or nothing is left to train on"
+        )
+    if not any((loss.energy_weight, loss.force_weight, loss.stress_weight)):
+        raise ConfigError(
+            f"{where}: loss.energy_weight, loss.force_weight and loss.stress_weight are all 0: "
+            "at least one must be more than 0"
+        )
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def _unknown_table(table):
+    homes = [home for home in TABLES if table in TABLES[home]]
+    if homes:
+        return f"{table} is outside its table; it belongs below [{homes[0]}]"
+    return f"unknown table [{table}]{_nearest(table, TABLES, '[{}]') or _list('tables', TABLES)}"
+
+
+def _unknown_key(table, key):
+    homes = [f"{home}.{key}" for home in TABLES if key in TABLES[home]]
+    if homes:
+        return f"unknown key {table}.{key}; did you mean {' or '.join(homes)}?"
+    names = TABLES[table]
+    near = _nearest(key, names, table + ".{}")
+    return f"unknown key {table}.{key}{near or _list(f'keys of [{table}]', names)}"
+
+
+def _nearest(value, names, form='"{}"'):
+    """``; did you mean …?`` with the most similar name, or nothing."""
+    near = difflib.get_close_matches(value.lower() if isinstance(value, str) else "", names, n=1)
+    return f"; did you mean {form.format(near[0])}?" if near else ""
+
+
+def _list(what, names):
+    return f"; the {what} are {', '.join(names)}"
+
+
+def _expected(field):
+    """The types and choices of a key in words."""
+    names = {
+        float: "a number",
+        int: "an integer",
+        str: "a string",
+        list[str]: "a list of strings",
+        list[int]: "a list of integers",
+        dict[str, float]: "a table of numbers",
+    }
+    if field.metadata.get("files"):
+        names |= {float: "a fraction", str: "a file", list[str]: "a list of files"}
+    choices = ", ".join(f'"{choice}"' for choice in field.metadata["choices"])
+    if choices:
+        names[str] = f"one of {choices}" if len(field.metadata["choices"]) > 1 else choices
+    options = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+    return ", or ".join(names[option] for option in options)
+
+
+def _show(value):
+    """The value as TOML where it has such a form, cut to a readable length."""
+    try:
+        text = _toml_value(value)
+    except TypeError:
+        text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def to_toml(config: Config, comments: bool = False) -> str:
+    """A configuration as TOML text, every key written out.
+
+    Files are written as absolute paths, so the text means the same in whichever folder it is
+    saved; `load_config` reads it back to ``absolute_paths(config)``.
+
+    Parameters
+    ----------
+    config : Config
+    comments : bool
+        Put the help line, the choices, the range and the default above every key.
+
+    Examples
+    --------
+    >>> print(to_toml(default_config()).splitlines()[1])
+    train = []
+    """
+    config = absolute_paths(config)
+    blocks = []
+    for table, keys in TABLES.items():
+        settings = getattr(config, table)
+        lines = [f"[{table}]"]
+        if comments:
+            lines.insert(0, f"# {type(settings).__doc__}")
+        for name, field in keys.items():
+            if comments:
+                lines += ["", _comment(field)]
+            lines.append(f"{name} = {_toml_value(getattr(settings, name))}")
+        blocks.append("\n".join(lines) + "\n")
+    title = "# Settings of `fdforce fit`. Every key may be left out.\n\n" if comments else ""
+    return title + "\n".join(blocks)
+
+
+def _comment(field):
+    """The line above a key of the commented template."""
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = field.default_factory()
+    parts = [field.metadata["help"]]
+    if field.metadata["choices"]:
+        parts.append(" | ".join(f'"{choice}"' for choice in field.metadata["choices"]))
+    if _range_text(field):
+        parts.append(_range_text(field))
+    text = f"{'; '.join(parts)} (default {_toml_value(default)})"
+    return textwrap.fill(text, width=100, initial_indent="# ", subsequent_indent="#   ")
+
+
+def _toml_value(value):
+    """One value in TOML; TypeError if it has no such form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, os.PathLike):
+        return _toml_string(os.fspath(value))
+    if isinstance(value, str):
+        return _toml_string(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        items = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()]
+        return f"{{ {', '.join(items)} }}" if items else "{}"
+    raise TypeError(f"{type(value).__name__} has no TOML form")
+
+
+def _toml_string(text):
+    """A basic string; JSON's escapes are TOML's, which also wants DEL escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _toml_key(key):
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_string(key)

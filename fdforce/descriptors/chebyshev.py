@@ -1,0 +1,259 @@
+"""Chebyshev descriptors with ænet's definition and layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.polynomial import chebyshev, legendre
+
+from fdforce.errors import ConfigError
+
+SINE_TERMS = 11
+COSINE_TERMS = 12
+
+
+class Chebyshev:
+    """Radial and angular Chebyshev expansion of an atom's environment.
+
+    With f the half-cosine cutoff, the features of an atom are the sums over neighbours
+    ``sum_j T_n(2 r_ij / R - 1) f(r_ij; R)``, n = 0 .. radial_order, then those over pairs of
+    neighbours ``sum_{j<k} T_n(cos theta_jik) f(r_ij; A) f(r_ik; A)``, n = 0 .. angular_order, and
+    for more than one element both again with a neighbour weighted by the spin of its element:
+    -n/2 .. n/2 in the order of `elements`, without 0 when n is even. Source: Artrith, Urban and
+    Ceder, Phys. Rev. B 96, 014112 (2017), Eqs. 4-9, as implemented in ænet.
+
+    Parameters
+    ----------
+    elements : sequence of str
+        Every element that an atom may see, in ænet's ``ENV`` order.
+    radial_cutoff, angular_cutoff : float, Å
+        R and A.
+    radial_order, angular_order : int
+        Highest order of each expansion.
+
+    Raises
+    ------
+    ConfigError
+        A cutoff is not positive, an order is negative, or an element is missing or repeated.
+    """
+
+    name = "chebyshev"
+
+    def __init__(
+        self,
+        elements: Sequence[str],
+        radial_cutoff: float = 6.0,
+        radial_order: int = 15,
+        angular_cutoff: float = 5.0,
+        angular_order: int = 6,
+    ):
+        self.elements = tuple(elements)
+        self.radial_cutoff = float(radial_cutoff)
+        self.radial_order = int(radial_order)
+        self.angular_cutoff = float(angular_cutoff)
+        self.angular_order = int(angular_order)
+        self._check()
+
+    def _check(self):
+        if not self.elements or len(set(self.elements)) != len(self.elements):
+            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        for key in ("radial_cutoff", "angular_cutoff"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"{key} = {getattr(self, key)}: must be above 0 Å")
+        for key in ("radial_order", "angular_order"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"{key} = {getattr(self, key)}: must be at least 0")
+
+    @property
+    def settings(self) -> dict:
+        """Arguments that make an equal descriptor."""
+        return {
+            "elements": list(self.elements),
+            "radial_cutoff": self.radial_cutoff,
+            "radial_order": self.radial_order,
+            "angular_cutoff": self.angular_cutoff,
+            "angular_order": self.angular_order,
+        }
+
+    @property
+    def cutoff(self) -> float:
+        """Largest distance at which a neighbour counts, Å."""
+        return max(self.radial_cutoff, self.angular_cutoff)
+
+    @property
+    def n_features(self) -> int:
+        return (self.radial_order + self.angular_order + 2) * (1 if len(self.elements) == 1 else 2)
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for every feature, in order."""
+        plain = [f"radial {n}" for n in range(self.radial_order + 1)]
+        plain += [f"angular {n}" for n in range(self.angular_order + 1)]
+        return plain if len(self.elements) == 1 else plain + [f"{name}, spin" for name in plain]
+
+    @property
+    def spins(self) -> np.ndarray:
+        """Weight of each element in the second half of the features, shape (n_elements,)."""
+        n = len(self.elements)
+        values = [s for s in range(-(n // 2), n // 2 + 1) if s or n % 2]
+        return np.array(values, dtype=np.float64)
+
+    def compute(self, atoms) -> np.ndarray:
+        """Features of every atom.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+
+        Returns
+        -------
+        ndarray, shape (n_atoms, n_features), float64
+
+        Raises
+        ------
+        DataError
+            An element that the descriptor does not know, or positions that are not finite.
+        """
+        from fdforce.batch import make_batch
+        from fdforce.neighbors import build_pairs
+        from fdforce.structures import read_structures
+
+        structures, _ = read_structures([atoms], elements=self.elements, keep_isolated=True)
+        batch = make_batch(structures, build_pairs(structures, self.cutoff, skin=0.0))
+        plain = np.zeros((len(self.elements), self.n_features))
+        features, _ = self.forward(batch, plain, plain + 1)
+        return features[0, batch.place]
+
+    def forward(self, batch, mean, scale, *, keep=True):
+        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
+
+        Parameters
+        ----------
+        batch : Batch
+        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
+            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
+        keep : bool
+            False where no `backward` follows.
+
+        Returns
+        -------
+        features : ndarray, shape (n_replicas, N, n_features)
+        densities : ndarray
+        """
+        from fdforce.kernels.cpu.chebyshev import chebyshev_forward
+
+        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
+        tables = self._tables(dtype)
+        features = np.empty((batch.n_replicas, len(batch.species), self.n_features), dtype)
+        n_density = 2 * (self.angular_order + 1) ** 2
+        densities = np.empty((batch.n_atoms if keep else 0, len(self.elements), n_density), dtype)
+        chebyshev_forward(
+            *_pair_arguments(batch),
+            tables["constants"], self._inverse_cutoff, tables["sine"], tables["recursion"],
+            tables["norm"], tables["legendre"], tables["spins"],
+            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), self.radial_order,
+            features, densities,
+        )  # fmt: skip
+        return features, densities
+
+    def backward(self, batch, d_features, densities, scale):
+        """Pull a gradient with respect to the features back to positions and strain.
+
+        Parameters
+        ----------
+        batch : Batch
+        d_features : ndarray, shape (n_replicas, N, n_features)
+            Rows sorted by species, as `forward` gives them.
+            With respect to the standardised features.
+        densities : ndarray
+            Second result of `forward`.
+        scale : ndarray
+            As given to `forward`.
+
+        Returns
+        -------
+        d_positions : ndarray, shape (n_atoms, 3)
+        d_strain : ndarray, shape (n_atoms, 6)
+            Voigt order xx yy zz yz xz xy, each atom's share.
+        """
+        from fdforce.kernels.cpu.chebyshev import chebyshev_backward
+
+        tables = self._tables(d_features.dtype)
+        dtype = batch.positions.dtype
+        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
+        d_strain = np.zeros((batch.n_atoms, 6), dtype)
+        chebyshev_backward(
+            d_features, densities, *_pair_arguments(batch),
+            tables["constants"], self._inverse_cutoff, tables["sine"], tables["cosine"],
+            tables["recursion"], tables["norm"], tables["legendre"], tables["spins"],
+            scale.astype(d_features.dtype, copy=False), self.radial_order, d_positions, d_strain,
+        )  # fmt: skip
+        return d_positions.sum(axis=0), d_strain
+
+    @cached_property
+    def _inverse_cutoff(self):
+        return np.array([1 / self.radial_cutoff, 1 / self.angular_cutoff])
+
+    def _tables(self, dtype):
+        dtype = np.dtype(dtype)
+        if dtype not in self._table_cache:
+            tables = _make_tables(self)
+            self._table_cache[dtype] = {
+                key: np.ascontiguousarray(table, dtype) for key, table in tables.items()
+            }
+        return self._table_cache[dtype]
+
+    @cached_property
+    def _table_cache(self):
+        return {}
+
+
+def _pair_arguments(batch):
+    """The arguments that every descriptor kernel begins with (kernels/README.md)."""
+    return (
+        batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
+        batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.chunks, batch.place,
+    )  # fmt: skip
+
+
+def _make_tables(descriptor):
+    degree = descriptor.angular_order
+    recursion = np.zeros((degree + 1, degree + 4))
+    norm = np.zeros((degree + 1, degree + 1))
+    for m in range(degree + 1):
+        for l in range(m, degree + 4):
+            recursion[m, l] = (l * l - m * m) / (4 * l * l - 1)
+        for l in range(m, degree + 1):
+            norm[m, l] = _addition_norm(l, m)
+    n = len(descriptor.elements)
+    return {
+        "constants": np.array([1, 0.5, *descriptor._inverse_cutoff]),
+        "sine": np.array([_taylor(2 * k + 1, k) / 2 for k in range(SINE_TERMS)]),
+        "cosine": np.array([-np.pi / 2 * _taylor(2 * k, k) for k in range(COSINE_TERMS)]),
+        "recursion": recursion,
+        "norm": norm,
+        "legendre": np.stack(
+            [_legendre_of_chebyshev(k, degree) / 2 for k in range(degree + 1)], axis=1
+        ),
+        "spins": np.tile(descriptor.spins, (n, 1)),
+    }
+
+
+def _taylor(power, sign):
+    return (-1) ** sign * math.pi**power / math.factorial(power)
+
+
+def _addition_norm(l, m):
+    """sum_m norm_ml |Q_ml(z) (x + i y)^m|^2 = P_l(1): norm of the monic derivative of P_l."""
+    leading = math.factorial(2 * l) / (2**l * math.factorial(l) * math.factorial(l - m))
+    ratio = math.factorial(l - m) / math.factorial(l + m)
+    return (1 if m == 0 else 2) * ratio * leading**2
+
+
+def _legendre_of_chebyshev(n, degree):
+    """Coefficients c_nl of T_n = sum_l c_nl P_l, l = 0 .. degree."""
+    series = legendre.poly2leg(chebyshev.cheb2poly(np.eye(n + 1)[n]))
+    return np.pad(series, (0, degree + 1 - len(series)))

@@ -1,0 +1,349 @@
+"""The error measures, the choice of epsilon, and the monitor of a run.
+
+Smith, Lubbers, Thompson and Barros, arXiv:2006.05475 (S20), Eqs. 11-14. Err[grad L~] compares the
+finite-difference gradient with a true one. Err[L~] compares the slope of the energy along the force
+error, known from the replicas, with the same slope from the forces; it costs nothing and has its
+minimum at nearly the same epsilon. Truncation grows as epsilon^order, round-off as 1/epsilon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from fdforce.gradient import (
+    STENCILS,
+    find_stencil,
+    force_loss_gradient,
+    loss_gradient,
+    relative_loss_error,
+)
+
+DRIFT = 10.0
+"""A monitored error that changes by more than this factor has epsilon chosen again."""
+FLAT = 2.0
+"""The optimum is called flat where the error stays within this factor of its minimum."""
+
+
+@dataclass(frozen=True)
+class EpsilonScan:
+    """Error curves over epsilon and the recommendation.
+
+    Attributes
+    ----------
+    epsilon : ndarray
+    err_loss : ndarray or None
+        Err[L~] (S20, Eq. 12); None where the model gives no energies.
+    err_gradient : ndarray or None
+        Err[grad L~] (S20, Eq. 11); None where there is no true gradient.
+    recommended : float
+        Minimum of the fit to the error curve.
+    stencil, precision : str
+    fit : tuple of float
+        a and b of the fitted ``a / epsilon + b epsilon^order``.
+    flat : tuple of float
+        Range of epsilon in which the fitted error is within a factor of two of its minimum.
+    """
+
+    epsilon: np.ndarray
+    err_loss: np.ndarray | None
+    err_gradient: np.ndarray | None
+    recommended: float
+    stencil: str
+    precision: str
+    fit: tuple[float, float]
+    flat: tuple[float, float]
+
+    def as_dict(self) -> dict:
+        """Plain lists and numbers, for JSON."""
+        values = asdict(self)
+        for key in ("epsilon", "err_loss", "err_gradient"):
+            values[key] = None if values[key] is None else [float(x) for x in values[key]]
+        return values
+
+
+def default_epsilons(lowest: float = 1e-9, highest: float = 0.1) -> np.ndarray:
+    """Three values a decade."""
+    count = round(3 * np.log10(highest / lowest)) + 1
+    return np.logspace(np.log10(lowest), np.log10(highest), count)
+
+
+def fit_error_curve(epsilon, error, order: int):
+    """Fit ``a / epsilon + b epsilon^order`` to an error curve, on a logarithmic scale.
+
+    The raw minimum of Err[L~] may be an accidental zero; the fit uses both sides and gives little
+    weight to points far off it.
+
+    Parameters
+    ----------
+    epsilon, error : array
+    order : int
+        Order of the stencil.
+
+    Returns
+    -------
+    a, b : float
+    """
+    from scipy.optimize import least_squares
+
+    epsilon, error = np.asarray(epsilon, float), np.asarray(error, float)
+    # errors of order one carry no information on either side
+    usable = np.isfinite(error) & (error > 0) & (error < 0.3)
+    if usable.sum() < 3:
+        usable = np.isfinite(error) & (error > 0)
+    if usable.sum() < 2:
+        raise ValueError("the error curve has fewer than two finite points above zero")
+    x, y = np.log(epsilon[usable]), np.log(error[usable])
+    best = None
+    for split in range(len(x) + 1):
+        below = np.median(y[:split] + x[:split]) if split else y[0] + x[0] - 5
+        above = y[split:] - order * x[split:]
+        above = np.median(above) if split < len(x) else y[-1] - order * x[-1] - 5
+        fitted = least_squares(
+            lambda p: np.logaddexp(p[0] - x, p[1] + order * x) - y,
+            [below, above], loss="soft_l1", f_scale=0.5,
+        )  # fmt: skip
+        if best is None or fitted.cost < best.cost:
+            best = fitted
+    return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
+
+
+def recommend(a: float, b: float, order: int) -> float:
+    """Epsilon where ``a / epsilon + b epsilon^order`` is least."""
+    return float((a / (order * b)) ** (1 / (order + 1)))
+
+
+def _flat_range(a, b, order, recommended):
+    grid = recommended * np.logspace(-4, 4, 801)
+    error = a / grid + b * grid**order
+    inside = grid[error <= FLAT * error.min()]
+    return float(inside[0]), float(inside[-1])
+
+
+def _make_scan(epsilon, err_loss, err_gradient, stencil, precision):
+    order = STENCILS[stencil].order
+    curve = err_loss if err_loss is not None else err_gradient
+    if curve is None:
+        raise ValueError(
+            "neither energies at the replicas nor a true gradient: there is no error to minimise; "
+            "let energy_gradient return (energy, gradient)"
+        )
+    a, b = fit_error_curve(epsilon, curve, order)
+    best = float(np.clip(recommend(a, b, order), epsilon[0], epsilon[-1]))
+    return EpsilonScan(
+        epsilon, err_loss, err_gradient, best, stencil, precision, (a, b),
+        _flat_range(a, b, order, best),
+    )  # fmt: skip
+
+
+def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64", truth=None):
+    """Error curves of anything that evaluates a list of structures.
+
+    Parameters
+    ----------
+    evaluate : callable
+        ``evaluate(epsilon)`` -> list of GradientStep, one for each structure or batch.
+    epsilons : sequence of float
+        Increasing.
+    stencil, precision : str
+    truth : list, optional
+        True gradients, one for each step, for Err[grad L~]; both norms run over parameters and
+        structures (S20, after Eq. 11).
+
+    Returns
+    -------
+    EpsilonScan
+
+    Raises
+    ------
+    ValueError
+        The stencil has no epsilon, or there is nothing to minimise.
+    """
+    find_stencil(stencil)
+    if stencil == "complex":
+        raise ValueError("stencil = 'complex' is exact and has no epsilon to choose")
+    epsilons = np.asarray(epsilons, dtype=np.float64)
+    err_loss, err_gradient = [], []
+    for epsilon in epsilons:
+        steps = evaluate(float(epsilon))
+        defects = [step.details["defect"] for step in steps]
+        if all(defect is not None for defect in defects):
+            losses = np.concatenate([step.details["force_loss"] for step in steps])
+            err_loss.append(relative_loss_error(np.concatenate(defects), losses))
+        if truth is not None:
+            difference = [_flat(s.gradient) - _flat(t) for s, t in zip(steps, truth, strict=True)]
+            scale = np.linalg.norm(np.concatenate([_flat(t) for t in truth]))
+            err_gradient.append(np.linalg.norm(np.concatenate(difference)) / scale)
+    return _make_scan(
+        epsilons,
+        np.array(err_loss) if err_loss else None,
+        np.array(err_gradient) if truth is not None else None,
+        stencil, precision,
+    )  # fmt: skip
+
+
+def scan_model(
+    model, batches: Sequence, losses: Sequence[Callable], epsilons, *,
+    stencil="central", length_scale=1.0, g0=None, with_truth=False, truth=None,
+) -> EpsilonScan:  # fmt: skip
+    """Scan an `EnergyModel` over batches.
+
+    Parameters
+    ----------
+    model : EnergyModel
+    batches, losses : sequences of equal length
+        A loss belongs to each batch (its labels).
+    epsilons : sequence of float
+    stencil : str
+    length_scale : float, Å
+    g0 : float, optional
+        Fixed scale of all structures.
+    with_truth : bool
+        Take the true gradient by the complex step.
+    truth : list, optional
+        True gradients known from elsewhere.
+
+    Returns
+    -------
+    EpsilonScan
+    """
+
+    def evaluate(epsilon, stencil=stencil, g0=g0):
+        return [
+            loss_gradient(
+                model, batch, loss,
+                epsilon=epsilon, length_scale=length_scale, stencil=stencil, g0=g0,
+            )
+            for batch, loss in zip(batches, losses, strict=True)
+        ]  # fmt: skip
+
+    if with_truth:
+        truth = [step.gradient for step in evaluate(0.0, "complex", None)]
+    precision = str(getattr(model, "dtype", "float64"))
+    return scan(evaluate, epsilons, stencil=stencil, precision=precision, truth=truth)
+
+
+def scan_epsilon(
+    energy_and_forces: Callable,
+    energy_gradient: Callable,
+    positions,
+    reference_forces,
+    *,
+    epsilons=None,
+    true_gradient=None,
+    stencil: str = "central",
+    precision: str = "float64",
+    **options,
+) -> EpsilonScan:
+    """Scan epsilon for any energy code and recommend a value.
+
+    Parameters
+    ----------
+    energy_and_forces, energy_gradient : callable
+        As for `fdforce.force_loss_gradient`; ``energy_gradient`` should return ``(energy,
+        gradient)``, which makes Err[L~] available.
+    positions, reference_forces : array (n_atoms, 3), or sequences of such
+        One structure or several.
+    epsilons : sequence of float, optional
+        Values to try; three a decade from 1e-9 to 0.1 by default.
+    true_gradient : array, list or dict, or a sequence of such for several structures, optional
+        Gradient of the loss by other means, for Err[grad L~].
+    stencil : str
+    precision : str
+        Noted in the result.
+    **options
+        ``cell``, ``reference_stress``, ``direction``, ``weights`` (sequences for several
+        structures) and the remaining arguments of `fdforce.force_loss_gradient`.
+
+    Returns
+    -------
+    EpsilonScan
+
+    Raises
+    ------
+    ValueError
+        The stencil has no epsilon, or neither energies nor a true gradient are available.
+    """
+    one = np.ndim(positions[0]) == 1
+    per_structure = ("cell", "reference_stress", "direction", "weights")
+    if one:
+        positions, reference_forces = [positions], [reference_forces]
+        options = {k: [v] if k in per_structure else v for k, v in options.items()}
+        true_gradient = None if true_gradient is None else [true_gradient]
+    shared = {k: v for k, v in options.items() if k not in per_structure}
+
+    def evaluate(epsilon):
+        return [
+            force_loss_gradient(
+                energy_and_forces, energy_gradient, positions[s], reference_forces[s],
+                epsilon=epsilon, stencil=stencil, **shared,
+                **{k: options[k][s] for k in per_structure if options.get(k) is not None},
+            )
+            for s in range(len(positions))
+        ]  # fmt: skip
+
+    epsilons = default_epsilons() if epsilons is None else epsilons
+    return scan(evaluate, epsilons, stencil=stencil, precision=precision, truth=true_gradient)
+
+
+class Monitor:
+    """Err[L~] of a run and the normalised defect that says whether epsilon still fits.
+
+    Err[L~] is relative to the loss, so it grows as the model improves; the defect over |g||f| does
+    not (docs/method.md).
+
+    Attributes
+    ----------
+    reference : float
+        Normalised defect of the first epoch after epsilon was chosen; 0 before that.
+    """
+
+    def __init__(self, reference: float = 0.0):
+        self.reference = reference
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self._defect = self._loss = self._scale = 0.0
+
+    def add(self, step) -> None:
+        """Take note of a `GradientStep`."""
+        details = step.details
+        if details["defect"] is None:
+            return
+        self._defect += float(np.sum(details["defect"] ** 2))
+        self._loss += float(np.sum(details["force_loss"] ** 2))
+        self._scale += float(np.sum(details["scale"] ** 2))
+
+    @property
+    def err_loss(self) -> float:
+        """Err[L~] over the structures of the epoch."""
+        return 0.5 * float(np.sqrt(self._defect / self._loss)) if self._loss > 0 else 0.0
+
+    @property
+    def normalised(self) -> float:
+        """Defect over |g||f|."""
+        return float(np.sqrt(self._defect / self._scale)) if self._scale > 0 else 0.0
+
+    def drifted(self) -> bool:
+        """Whether the normalised defect left its reference by more than a factor of ten.
+
+        The first epoch sets the reference.
+        """
+        if self.normalised == 0.0:
+            return False
+        if self.reference == 0.0:
+            self.reference = self.normalised
+            return False
+        ratio = self.normalised / self.reference
+        return ratio > DRIFT or ratio < 1 / DRIFT
+
+
+def _flat(gradient):
+    if isinstance(gradient, dict):
+        return np.concatenate([_flat(value) for value in gradient.values()])
+    if isinstance(gradient, list):
+        return np.concatenate([_flat(value) for value in gradient])
+    return np.ravel(gradient)

@@ -1,0 +1,145 @@
+"""Predictions of a model on a data set, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdforce.batch import atoms_of, make_batch
+from fdforce.losses import Target, error_sums
+from fdforce.neighbors import build_pairs
+
+BATCH_ATOMS = 1000
+"""Atoms in a batch of predictions: its arrays stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Energies (S,) eV; forces (N, 3) eV/Å; stresses (S, 3, 3) eV/Å^3; atom energies (N,) eV.
+
+    Stresses are NaN where a structure is not periodic in three directions.
+    """
+
+    energies: np.ndarray
+    forces: np.ndarray
+    stresses: np.ndarray
+    atom_energies: np.ndarray
+
+
+def labels_of(structures) -> Target:
+    """Labels of a data set as the targets of a loss (virial = -volume * stress)."""
+    return Target(
+        energy=structures.energies,
+        forces=structures.forces,
+        virial=-structures.volumes[:, None, None] * structures.stresses,
+        weight=structures.weights,
+    )
+
+
+def take(target: Target, structures, indices) -> Target:
+    """Labels of some structures, atoms laid end to end."""
+    _, atoms = atoms_of(structures.offsets, indices)
+    return Target(
+        target.energy[indices], target.forces[atoms], target.virial[indices], target.weight[indices]
+    )
+
+
+def groups(structures, indices=None, atoms: int = BATCH_ATOMS) -> Iterator[np.ndarray]:
+    """Split structures into batches of so many atoms, a structure at least."""
+    indices = np.arange(len(structures)) if indices is None else np.asarray(indices)
+    before = np.cumsum(structures.counts[indices]) // atoms
+    yield from np.split(indices, np.flatnonzero(np.diff(before)) + 1)
+
+
+def predict(
+    model, structures, *, pairs=None, threads: int = 1, progress: Callable | None = None
+) -> Prediction:
+    """Energies, forces and stresses of every structure.
+
+    Parameters
+    ----------
+    model : EnergyModel
+    structures : Structures
+        With the species of the model, in its order.
+    pairs : PairList, optional
+        Built here when absent.
+    threads : int
+    progress : callable, optional
+        Wraps the iterator over structures while pairs are listed.
+
+    Returns
+    -------
+    Prediction
+    """
+    if pairs is None:
+        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads, progress=progress)
+    energies, forces, virials, atom_energies = [], [], [], []
+    for indices in groups(structures):
+        batch = make_batch(structures, pairs, indices, n_chunks=threads)
+        state = model.forward(batch)
+        force, virial = model.forces(state)
+        energies.append(state.energy)
+        forces.append(force)
+        virials.append(virial)
+        atom_energies.append(state.atom_energy)
+    return Prediction(
+        np.concatenate(energies),
+        np.concatenate(forces),
+        -np.concatenate(virials) / structures.volumes[:, None, None],
+        np.concatenate(atom_energies),
+    )
+
+
+def errors(structures, prediction: Prediction) -> dict:
+    """Root-mean-square and mean absolute errors of a prediction.
+
+    Returns
+    -------
+    dict
+        Keys of ``fdforce evaluate --json``: energies in eV/atom, force components in eV/Å, the six
+        stress components in eV/Å^3; None where there are no labels.
+    """
+    target = labels_of(structures)
+    counts = structures.counts
+    virial = -structures.volumes[:, None, None] * prediction.stresses
+
+    def difference(predicted, label):
+        return np.where(np.isnan(label), 0.0, predicted - label)
+
+    sums = error_sums(
+        structures,
+        difference(prediction.energies, target.energy) / counts,
+        difference(prediction.forces, target.forces),
+        difference(virial, target.virial) / counts[:, None, None],
+        target,
+    )
+    return {"n_structures": len(structures), "n_atoms": structures.n_atoms, **summarise(sums)}
+
+
+def summarise(sums: dict) -> dict:
+    """Errors from sums of squares, of absolutes and counts (`fdforce.losses.error_sums`)."""
+    summary = {}
+    for quantity, (squares, absolutes, count) in sums.items():
+        summary[f"{quantity}_rmse"] = float(np.sqrt(squares / count)) if count else None
+        summary[f"{quantity}_mae"] = float(absolutes / count) if count else None
+    return summary
+
+
+def evaluate(model, structures, **options) -> dict:
+    """Errors of a model on labelled structures.
+
+    Parameters
+    ----------
+    model : EnergyModel
+    structures : Structures
+    **options
+        Of `predict`.
+
+    Returns
+    -------
+    dict
+        See `errors`.
+    """
+    return errors(structures, predict(model, structures, **options))

@@ -1,0 +1,159 @@
+"""The loss of a batch and its derivatives with respect to energies, forces and virials.
+
+    L = 1/S sum_s w_s [ a_E (dE_s / n_s)^2 / e^2 + a_F |dF_s|^2 / (3 n f^2) + a_W |dW_s|^2 / (9 n_s^2 v^2) ]
+
+with n_s the atoms of structure s, n their mean over the data set, and e, f, v the root mean squares
+of what there is to learn: residual energies per atom, force components and virial components per
+atom. So every term is 1 for a model that predicts nothing, the force term is the mean over force
+components, and the weights a say how much each counts. Stress enters as the virial W = -V sigma,
+which does not depend on the vacuum of a slab. Missing labels count nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdforce.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Labels of a batch: energy (S,), forces (N, 3), virial (S, 3, 3), weight (S,); NaN if absent."""
+
+    energy: np.ndarray
+    forces: np.ndarray
+    virial: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Loss of a batch and its derivatives.
+
+    Attributes
+    ----------
+    value : float
+    force_loss : ndarray, shape (S,)
+        Share of forces and virial in the loss, which the finite difference serves.
+    d_energy : ndarray, shape (S,)
+    d_forces : ndarray, shape (N, 3)
+        g, the direction of the finite difference.
+    d_virial : ndarray, shape (S, 3, 3)
+        H, its strain.
+    errors : dict
+        Sums of squared and absolute errors and their counts, by quantity.
+    """
+
+    value: float
+    force_loss: np.ndarray
+    d_energy: np.ndarray
+    d_forces: np.ndarray
+    d_virial: np.ndarray
+    errors: dict
+
+
+@dataclass(frozen=True)
+class SquaredLoss:
+    """Squared errors in units of what there is to learn (module docstring).
+
+    Parameters
+    ----------
+    energy_weight, force_weight, stress_weight : float
+    energy_unit, force_unit, virial_unit : float
+        e (eV/atom), f (eV/Å) and v (eV/atom).
+    mean_atoms : float
+        n, atoms per structure over the data set.
+    """
+
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    stress_weight: float = 1.0
+    energy_unit: float = 1.0
+    force_unit: float = 1.0
+    virial_unit: float = 1.0
+    mean_atoms: float = 1.0
+
+    def __call__(self, batch, energy, forces, virial, target: Target) -> LossTerms:
+        """Evaluate the loss.
+
+        Parameters
+        ----------
+        batch : Batch
+        energy, forces, virial : ndarray
+            Predictions: (S,), (N, 3), (S, 3, 3).
+        target : Target
+
+        Returns
+        -------
+        LossTerms
+        """
+        n_structures, counts = len(batch), batch.counts
+        share = target.weight / n_structures
+        d_energy = _error(energy, target.energy) / counts
+        d_forces = _error(forces, target.forces)
+        d_virial = _error(virial, target.virial) / counts[:, None, None]
+
+        by_energy = share * (self.energy_weight / self.energy_unit**2)
+        by_forces = share * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2))
+        by_virial = share * (self.stress_weight / (9 * self.virial_unit**2))
+        squares = np.einsum("ij,ij->i", d_forces, d_forces)
+        force_squares = np.add.reduceat(squares, batch.offsets[:-1])
+        virial_squares = np.einsum("sij,sij->s", d_virial, d_virial)
+        force_loss = by_forces * force_squares + by_virial * virial_squares
+        return LossTerms(
+            value=float(np.sum(by_energy * d_energy**2 + force_loss)),
+            force_loss=force_loss,
+            d_energy=2 * by_energy * d_energy / counts,
+            d_forces=2 * by_forces[batch.structure][:, None] * d_forces,
+            d_virial=(2 * by_virial / counts)[:, None, None] * d_virial,
+            errors=error_sums(batch, d_energy, d_forces, d_virial, target),
+        )
+
+
+def error_sums(batch, d_energy, d_forces, d_virial, target: Target) -> dict:
+    """Sums for root-mean-square and mean absolute errors of a batch.
+
+    Parameters
+    ----------
+    batch : Batch
+    d_energy, d_forces, d_virial : ndarray
+        Errors per atom (eV/atom), eV/Å, and of the virial per atom (eV/atom), 0 where absent.
+    target : Target
+
+    Returns
+    -------
+    dict of str to ndarray
+        Quantity to (sum of squares, sum of absolutes, count).
+    """
+    has_energy = ~np.isnan(target.energy)
+    has_forces = ~np.isnan(target.forces[:, 0])
+    has_virial = ~np.isnan(target.virial[:, 0, 0])
+    stress = d_virial * (batch.counts / batch.volumes)[:, None, None]
+    stress = stress[has_virial]
+    upper = stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # six Voigt components
+    return {
+        "energy": _sums(d_energy, has_energy.sum()),
+        "force": _sums(d_forces, 3 * has_forces.sum()),
+        "stress": _sums(upper, upper.size),
+    }
+
+
+def _sums(error, count):
+    return np.array([np.sum(error**2), np.sum(np.abs(error)), count])
+
+
+def _error(prediction, label):
+    """Zero where the label is absent; a prediction that is not finite stays visible."""
+    return np.where(np.isnan(label), 0.0, prediction - label)
+
+
+LOSSES = {"squared": SquaredLoss}
+
+
+def make_loss(kind: str, **settings):
+    """Look a loss up by name; raises ConfigError for an unknown one."""
+    if kind not in LOSSES:
+        raise ConfigError(f"loss.kind = {kind!r}: choose one of {', '.join(LOSSES)}")
+    return LOSSES[kind](**settings)

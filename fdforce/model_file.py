@@ -1,0 +1,135 @@
+"""Model files: NumPy archives without pickle, with a JSON header that describes them."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+
+import numpy as np
+
+from fdforce import archive
+from fdforce.errors import FdforceError, ModelFileError
+
+FORMAT = "fdforce model"
+VERSION = 1
+
+
+def model_contents(model) -> tuple[dict, dict]:
+    """Header entries and arrays from which `make_model` makes the model again."""
+    header = {
+        "kind": model.kind,
+        "elements": list(model.elements),
+        "descriptor": {"name": model.descriptor.name, **model.descriptor.settings},
+        "network": model.settings,
+        "precision": str(model.dtype),
+        "scale": model.scale,
+        "baseline": None if model.baseline is None else model.baseline.name,
+    }
+    arrays = {
+        "theta": model.theta,
+        "reference_energies": model.reference_energies,
+        "feature_mean": model.feature_mean,
+        "feature_scale": model.feature_scale,
+    }
+    if model.baseline is not None:
+        arrays["baseline_outer"] = model.baseline.outer
+    return header, arrays
+
+
+def make_model(header: dict, arrays: dict):
+    """The model of `model_contents`."""
+    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.models import MODELS
+    from fdforce.models.zbl import BASELINES
+
+    settings = dict(header["descriptor"])
+    descriptor = DESCRIPTORS[settings.pop("name")](**settings)
+    model = MODELS[header["kind"]](descriptor, dtype=header["precision"], **header["network"])
+    if arrays["theta"].shape != model.theta.shape:
+        raise ValueError(f"{len(arrays['theta'])} parameters instead of {len(model.theta)}")
+    model.theta = arrays["theta"]
+    model.scale = float(header["scale"])
+    for name in ("reference_energies", "feature_mean", "feature_scale"):
+        setattr(model, name, arrays[name])
+    if header["baseline"] is not None:
+        baseline = BASELINES[header["baseline"]]
+        model.baseline = baseline(model.elements, arrays["baseline_outer"])
+    return model
+
+
+def save_model(path, model, **provenance) -> None:
+    """Write a model, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    model : ElementalNetworks
+    **provenance
+        Entries of the header that say where the model comes from: ``epsilon``, ``epoch`` …
+
+    Raises
+    ------
+    FdforceError
+        The file cannot be written; an earlier one is unchanged.
+    """
+    import fdforce
+
+    header, arrays = model_contents(model)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "units": {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3"},
+        **header,
+        "provenance": {
+            "fdforce": fdforce.__version__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance,
+        },
+    }
+    archive.write_archive(path, header, arrays)
+
+
+def read_header(path) -> dict:
+    """Header of a model file.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, foreign or of a newer version.
+    """
+    return archive.read_archive(path, FORMAT, VERSION, ModelFileError)[0]
+
+
+def load_model(path, *, precision: str | None = None):
+    """Read a model.
+
+    Parameters
+    ----------
+    path : path
+        A ``model.npz``.
+    precision : {"float64", "float32"}, optional
+        Of the kernels; as trained by default.
+
+    Returns
+    -------
+    EnergyModel
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, foreign or of a newer version.
+    """
+    header, arrays = archive.read_archive(path, FORMAT, VERSION, ModelFileError)
+    try:
+        model = make_model(header, arrays)
+    except (KeyError, TypeError, ValueError, FdforceError) as problem:
+        raise ModelFileError(f"{path}: damaged model file ({problem})") from problem
+    model.provenance = header.get("provenance", {})
+    return model if precision is None else in_precision(model, precision)
+
+
+def in_precision(model, precision: str):
+    """The same model with kernels in another precision."""
+    other = copy.copy(model)
+    other.dtype = np.dtype(precision)
+    return other

@@ -1,0 +1,113 @@
+"""A short-range baseline: nuclear repulsion where no training data reach.
+
+The universal screened repulsion of Ziegler, Biersack and Littmark (1985), multiplied by a quintic
+switch that is 1 below an inner radius and 0 beyond an outer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+
+from fdforce.units import COULOMB
+
+INNER_FRACTION = 0.6
+"""Inner over outer radius."""
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """Energies (S,) and (n_atoms,), eV; forces (n_atoms, 3), eV/Å; virial (S, 3, 3), eV."""
+
+    energy: np.ndarray
+    atom_energy: np.ndarray
+    forces: np.ndarray
+    virial: np.ndarray
+
+
+class ZBL:
+    """Screened nuclear repulsion between close atoms.
+
+    Parameters
+    ----------
+    elements : sequence of str
+    outer : ndarray, shape (n_elements, n_elements), Å
+        Distances beyond which it vanishes.
+    """
+
+    name = "zbl"
+
+    def __init__(self, elements: Sequence[str], outer):
+        self.elements = tuple(elements)
+        self.outer = np.array(outer, dtype=np.float64)
+        self.inner = INNER_FRACTION * self.outer
+        charge = np.array([atomic_numbers[element] for element in self.elements], dtype=np.float64)
+        self._prefactor = COULOMB * np.outer(charge, charge)
+        power = charge**0.23
+        self._inverse_length = (power[:, None] + power) / 0.46850
+
+    @classmethod
+    def below(cls, structures, pairs) -> ZBL:
+        """The baseline that vanishes on a data set: outer radii are its shortest distances.
+
+        Pairs of elements that are never neighbours there get the sum of their covalent radii.
+
+        Parameters
+        ----------
+        structures : Structures
+        pairs : PairList
+        """
+        radii = covalent_radii[[atomic_numbers[element] for element in structures.elements]]
+        shortest = shortest_distances(structures, pairs)
+        return cls(structures.elements, np.where(np.isinf(shortest), radii[:, None] + radii, shortest))
+
+    @property
+    def cutoff(self) -> float:
+        return float(self.outer.max())
+
+    def forward(self, batch) -> BaselineResult:
+        """Energy, forces and virial of a batch."""
+        from fdforce.kernels.cpu.zbl import zbl_forward
+
+        dtype = batch.positions.dtype
+        atom_energy = np.zeros(batch.n_atoms, dtype)
+        forces = np.zeros((batch.n_atoms, 3), dtype)
+        strain = np.zeros((batch.n_atoms, 6), dtype)
+        zbl_forward(
+            batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
+            batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.n_replicas,
+            self._prefactor, self._inverse_length, self.inner, self.outer, batch.skin,
+            atom_energy, forces, strain,
+        )  # fmt: skip
+        virial = np.add.reduceat(strain, batch.offsets[:-1], axis=0)
+        return BaselineResult(
+            np.add.reduceat(atom_energy, batch.offsets[:-1]),
+            atom_energy,
+            forces,
+            virial[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]],
+        )
+
+
+def shortest_distances(structures, pairs) -> np.ndarray:
+    """Shortest distance of each pair of elements, shape (n_elements, n_elements), Å; inf if none.
+
+    Rows of a pair list are sorted by distance, so the first pair of each row is enough.
+    """
+    n = pairs.n_species
+    shortest = np.full((n, n), np.inf)
+    rows = np.flatnonzero(np.diff(pairs.row_start))
+    first = pairs.row_start[rows]
+    atom = rows // n
+    structure = np.searchsorted(structures.offsets, atom, side="right") - 1
+    neighbor = pairs.neighbor[first] + structures.offsets[structure]
+    moved = np.einsum("ap,pab->pb", pairs.shift[:, first], structures.cells[structure])
+    separation = structures.positions[neighbor] + moved - structures.positions[atom]
+    distance = np.linalg.norm(separation, axis=1)
+    np.minimum.at(shortest, (structures.species[atom], rows % n), distance)
+    return shortest
+
+
+BASELINES = {"zbl": ZBL}

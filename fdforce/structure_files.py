@@ -1,0 +1,97 @@
+"""Reading structures from files through ASE."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+
+from ase import Atoms
+from ase.io import iread
+from ase.io.formats import UnknownFileTypeError
+
+from fdforce.errors import DataError
+
+Source = str | Path | Atoms | Sequence[str | Path | Atoms]
+
+_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def load_sources(sources: Source) -> list[tuple[str, list[Atoms]]]:
+    """Return (name, structures) of every source, in order.
+
+    The name is the file's, without its folder unless two files share a name; structures given as
+    `ase.Atoms` are called "atoms" together.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, damaged or of an unknown format, or if there are no structures.
+    """
+    if isinstance(sources, str | Path | Atoms):
+        sources = [sources]
+    in_memory = [source for source in sources if isinstance(source, Atoms)]
+    paths = [Path(source) for source in sources if not isinstance(source, Atoms)]
+    names = [path.name for path in paths]
+    loaded = [
+        (path.name if names.count(path.name) == 1 else str(path), read_file(path)) for path in paths
+    ]
+    if in_memory:
+        loaded.append(("atoms", in_memory))
+    if not any(frames for _, frames in loaded):
+        raise DataError(f"{', '.join(map(str, paths)) or 'sources'}: no structures found")
+    return loaded
+
+
+def read_file(path: str | Path) -> list[Atoms]:
+    """Read every structure of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Anything ASE reads; extended xyz may be compressed (.gz, .bz2, .xz).
+
+    Returns
+    -------
+    list of ase.Atoms
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or of an unknown format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a data file" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    frames: list[Atoms] = []
+    try:
+        frames.extend(_compressed_xyz(path) if _is_compressed_xyz(path) else _any_format(path))
+    except UnknownFileTypeError:
+        raise DataError(f"{path}: ASE does not know this file format") from None
+    # ASE's readers raise whatever the parsing happened to trip over.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"{path}: damaged or of an unknown format ({reason:.200})") from error
+    return frames
+
+
+def _any_format(path: Path) -> list[Atoms]:
+    return list(iread(str(path), index=":", do_not_split_by_at_sign=True))
+
+
+def _is_compressed_xyz(path: Path) -> bool:
+    return path.suffix in _OPENERS and path.stem.endswith("xyz")
+
+
+def _compressed_xyz(path: Path) -> list[Atoms]:
+    # ASE jumps from structure to structure, and every jump back in a compressed file starts again
+    # at its beginning: the time would grow with the square of the length.
+    with _OPENERS[path.suffix](path, "rb") as file:
+        text = io.TextIOWrapper(io.BytesIO(file.read()), encoding="utf-8")
+    return list(iread(text, index=":", format="extxyz"))

@@ -1,0 +1,1 @@
+"""Obviously right versions of the fast code: plain loops, straight from the formulas."""
