@@ -184,6 +184,12 @@ def loss_gradient(
     def weights(mean, slope):
         return mean * d_energy - slope * inverse_eta
 
+    if not moving.any() and terms.d_energy is not None:
+        # energies alone: nothing to displace
+        zero = np.zeros(n_structures)
+        details = {"force_loss": zero, "slope": zero, "scale": zero, "defect": zero, "terms": terms}
+        gradient = _real(model.gradient(state, d_energy))
+        return GradientStep(gradient, terms.value, 0.0, eta, forces, details)
     nodes = np.array(formula.nodes)
     replicas = model.forward(batch.displaced(direction, nodes[:, None] * eta, strain))
     on_replicas = [weights(m, s) for m, s in zip(formula.mean, formula.slope, strict=True)]

@@ -2,6 +2,30 @@
 
 import numpy as np
 
+from fdforce.batch import make_batch
+from fdforce.neighbors import build_pairs
+from fdforce.structures import read_structures
+
+COMPLEX_STEP = 1e-20
+
+
+def batch_of(frames, elements, cutoff, *, indices=None, skin=0.05, n_chunks=1):
+    """A batch of `ase.Atoms` frames."""
+    structures, _ = read_structures(frames, elements=elements)
+    pairs = build_pairs(structures, cutoff, skin=skin)
+    return make_batch(structures, pairs, indices, n_chunks=n_chunks)
+
+
+def voigt(tensor):
+    """Components xx yy zz yz xz xy of symmetric tensors (..., 3, 3)."""
+    return tensor[..., [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+
+
+def symmetric(rng, n):
+    """n random symmetric 3x3 tensors."""
+    tensor = rng.normal(size=(n, 3, 3))
+    return tensor + tensor.swapaxes(1, 2)
+
 
 def slope_of(f, x, direction, step):
     """d f(x + t direction) / dt at t = 0 by the five-point formula, error O(step^4)."""

@@ -41,6 +41,7 @@ class Chebyshev:
     """
 
     name = "chebyshev"
+    setting_names = ("radial_cutoff", "radial_order", "angular_cutoff", "angular_order")
 
     def __init__(
         self,
@@ -72,10 +73,7 @@ class Chebyshev:
         """Arguments that make an equal descriptor."""
         return {
             "elements": list(self.elements),
-            "radial_cutoff": self.radial_cutoff,
-            "radial_order": self.radial_order,
-            "angular_cutoff": self.angular_cutoff,
-            "angular_order": self.angular_order,
+            **{name: getattr(self, name) for name in self.setting_names},
         }
 
     @property

@@ -49,9 +49,8 @@ def atom_features(
     near = neighbours(atoms, i, max(radial_cutoff, angular_cutoff))
     for j, _, d in near:
         r = np.sqrt(d @ d)
-        term = half_cosine(r, radial_cutoff) * chebyshev.chebvander(
-            2 * r / radial_cutoff - 1, radial_order
-        )
+        values = chebyshev.chebvander([2 * r / radial_cutoff - 1], radial_order)[0]
+        term = half_cosine(r, radial_cutoff) * values
         radial[0] += term
         radial[1] += spin_of(symbols[j], elements) * term
     inside = []
@@ -60,7 +59,7 @@ def atom_features(
         if r < angular_cutoff:
             inside.append((spin_of(symbols[j], elements), d / r, half_cosine(r, angular_cutoff)))
     for (spin_j, u_j, f_j), (spin_k, u_k, f_k) in itertools.combinations(inside, 2):
-        term = f_j * f_k * chebyshev.chebvander(u_j @ u_k, angular_order)
+        term = f_j * f_k * chebyshev.chebvander([u_j @ u_k], angular_order)[0]
         angular[0] += term
         angular[1] += spin_j * spin_k * term
     if len(elements) == 1:

@@ -1,0 +1,47 @@
+"""fdforce: machine-learned interatomic potentials trained to forces by finite differences.
+
+The map:
+
+- `fit`, `load_model`, `Calculator`: train, load and use a potential;
+- `force_loss_gradient`, `force_loss_gradients`, `scan_epsilon`: the method for any energy code;
+- `descriptors`: what an atom sees;
+- `evaluate`, `predict`, `read_structures`: a model on data.
+
+Units are Å, eV, eV/Å and eV/Å^3. Names are imported when first used, so that ``import fdforce``
+takes no time.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "fit": "fdforce.fitting",
+    "load_model": "fdforce.model_file",
+    "save_model": "fdforce.model_file",
+    "Calculator": "fdforce.calculator",
+    "force_loss_gradient": "fdforce.gradient",
+    "force_loss_gradients": "fdforce.gradient",
+    "scan_epsilon": "fdforce.epsilon",
+    "evaluate": "fdforce.evaluation",
+    "predict": "fdforce.evaluation",
+    "read_structures": "fdforce.structures",
+    "FdforceError": "fdforce.errors",
+    "descriptors": None,
+    "models": None,
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])  # noqa: PLE0604
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fdforce' has no attribute {name!r}")
+    module = _PUBLIC[name]
+    if module is None:
+        return import_module(f"fdforce.{name}")
+    return getattr(import_module(module), name)
+
+
+def __dir__():
+    return __all__

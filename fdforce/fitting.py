@@ -1,0 +1,491 @@
+"""`fit`: from files to a trained model in a run directory."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fdforce import archive
+from fdforce.checkpoint import load_checkpoint, save_checkpoint
+from fdforce.config import (
+    TABLES,
+    Config,
+    absolute_paths,
+    config_from_dict,
+    default_config,
+    load_config,
+    override,
+    to_toml,
+)
+from fdforce.errors import CheckpointError, ConfigError, DataError, FdforceError
+from fdforce.evaluation import evaluate, groups
+from fdforce.losses import make_loss
+from fdforce.model_file import make_model, model_contents, save_model
+from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.reference_energies import reference_energies
+from fdforce.structures import Structures, read_structures, split_structures
+from fdforce.threads import limit_threads
+from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes
+    ----------
+    model : EnergyModel
+        The best one (least validation loss).
+    metrics : dict
+        ``{"train": {...}, "valid": {...}, "test": {...}}``, keys of `fdforce.evaluation.errors`.
+    directory : Path
+        The run directory (docs/tutorial.md).
+    history : dict of str to ndarray
+        Columns of history.csv.
+    epsilon : float
+        Last used.
+    """
+
+    model: object
+    metrics: dict
+    directory: Path
+    history: dict
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data of a fit: training structures and, where asked for, validation and test ones."""
+
+    train: Structures
+    valid: Structures | None
+    test: Structures | None
+    isolated: dict
+
+
+def fit(
+    config=None,
+    *,
+    out=None,
+    resume=None,
+    log: Callable = print,
+    on_epoch: Callable | None = None,
+    progress: Callable | None = None,
+    **settings,
+) -> FitResult:
+    """Train a potential.
+
+    Parameters
+    ----------
+    config : path, dict or Config, optional
+        TOML file or its contents; defaults otherwise.
+    out : path, optional
+        Run directory; ``runs/NAME-DATE`` by default.
+    resume : path, optional
+        A run directory to go on with; `config` and `out` must then be absent.
+    log : callable
+        Takes lines of text.
+    on_epoch : callable, optional
+        ``on_epoch(progress, row)`` after every epoch.
+    progress : callable, optional
+        Wraps the iterator over structures while pairs are listed: ``progress(iterator, total)``.
+    **settings
+        Overrides: keys of the configuration (``train=[...]``, ``epochs=100``) or whole tables
+        (``optimizer={"learning_rate": 1e-3}``).
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    FdforceError
+        Bad settings, data, checkpoints or a loss that explodes; one or two lines that say what,
+        where and what to do.
+    KeyboardInterrupt
+        Passed on after a checkpoint of the last whole epoch is written.
+
+    Examples
+    --------
+    >>> result = fdforce.fit(train="water.extxyz", epochs=200, hidden=[20, 20])  # doctest: +SKIP
+    >>> result.metrics["valid"]["force_rmse"]  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    if resume is not None:
+        if config is not None or out is not None:
+            raise ConfigError("resume takes configuration and directory from the run itself")
+        directory = Path(resume)
+        config = _configure(_existing_config(directory), settings)
+        checkpoint = load_checkpoint(directory / "checkpoint.npz")
+    else:
+        config = _configure(config, settings)
+        directory, checkpoint = _new_directory(out, config), None
+    if config.training.device != "cpu":
+        raise ConfigError(
+            f"training.device = {config.training.device!r}: this version computes on the CPU alone; "
+            "take device = \"cpu\""
+        )
+    if config.finite_difference.stencil == "complex" and config.training.precision != "float64":
+        raise ConfigError("finite_difference.stencil = 'complex' needs training.precision = 'float64'")
+    with limit_threads(config.training.threads) as threads:
+        run = _Run(config, directory, checkpoint, threads, log, progress, started)
+        return run.train(on_epoch)
+
+
+class _Run:
+    """Set-up of a fit and the files it writes."""
+
+    def __init__(self, config, directory, checkpoint, threads, log, progress, started):
+        self.config, self.directory, self.threads = config, directory, threads
+        self._log, self._events = log, []
+        self.parts = read_parts(config)
+        train = self.parts.train
+        self.log(_summary(self.parts))
+        self.fingerprint = _fingerprint(train, self.parts.valid)
+        self.model = self._model(train, checkpoint)
+        sets = []
+        for part in (train, self.parts.valid):
+            if part is None:
+                sets.append(None)
+                continue
+            pairs = build_pairs(
+                part, self.model.cutoff, skin=TRAINING_SKIN, threads=threads, progress=progress
+            )
+            sets.append((part, pairs))
+        if checkpoint is None:
+            self._prepare_model(*sets[0])
+        offsets, baseline = self.model.reference_energies, self.model.baseline
+        sets = [
+            None if s is None else DataSet(s[0], residual_target(s[0], offsets, baseline, s[1]), s[1])
+            for s in sets
+        ]
+        bare = without_offsets(self.model)
+        if checkpoint is None:
+            bare.scale = self.model.scale = _output_scale(sets[0])
+        self.trainer = Trainer(
+            bare, sets[0], sets[1], _loss(config, sets[0]), config,
+            threads=threads, log=self.log, started=started,
+        )  # fmt: skip
+        if checkpoint is not None:
+            self._resume(checkpoint)
+
+    def log(self, line: str) -> None:
+        """Show a line, and keep it for log.txt once the run directory exists."""
+        self._log(line)
+        self._events.append(line)
+
+    def _model(self, train, checkpoint):
+        if checkpoint is not None:
+            header, arrays = checkpoint
+            arrays = {
+                key.removeprefix("model_"): value
+                for key, value in arrays.items() if key.startswith("model_")
+            }  # fmt: skip
+            return make_model(header["model"], arrays)
+        return new_model(self.config, train.elements)
+
+    def _prepare_model(self, train, pairs):
+        """Reference energies, baseline and feature statistics of the training set."""
+        from fdforce.batch import make_batch
+        from fdforce.models.zbl import BASELINES
+
+        config, model = self.config, self.model
+        model.reference_energies = reference_energies(
+            train, config.data.reference_energies, self.parts.isolated
+        )
+        if config.model.baseline != "none":
+            model.baseline = BASELINES[config.model.baseline].below(train, pairs)
+        model.standardise(
+            make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
+        )
+
+    def _resume(self, checkpoint):
+        header, arrays = checkpoint
+        if header["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"{self.directory / 'checkpoint.npz'}: belongs to other data than "
+                f"{', '.join(self.config.data.train)} now hold; train anew with another --out"
+            )
+        arrays = {key: value for key, value in arrays.items() if not key.startswith("model_")}
+        self.trainer.resume(Progress.restore(header["progress"], arrays))
+        self.log(f"resumed after epoch {self.trainer.progress.epoch}")
+
+    def train(self, on_epoch) -> FitResult:
+        """Train, write the files of the run directory, and evaluate."""
+        every = self.config.training.checkpoint_every
+        self.directory.mkdir(parents=True, exist_ok=True)
+        archive.write_bytes(self.directory / "config.toml", to_toml(self.config).encode())
+        self._write_history()
+        self._write_log()
+
+        def after_epoch(progress, row):
+            with open(self.directory / "history.csv", "a", newline="") as file:
+                csv.writer(file).writerow(_formatted(progress.rows[-1]))
+            if progress.epoch % every == 0:
+                self.checkpoint()
+            if on_epoch is not None:
+                on_epoch(progress, row)
+
+        try:
+            progress = self.trainer.run(after_epoch)
+        except FdforceError:
+            self._write_log()
+            raise
+        except KeyboardInterrupt:
+            if self.trainer.progress.epoch:
+                self.checkpoint()
+                self.log(f"stopped; go on with --resume {self.directory}")
+            self._write_log()
+            raise
+        self.checkpoint()
+        model = self.best_model()
+        metrics = {
+            name: evaluate(model, part, threads=self.threads)
+            for name, part in vars(self.parts).items()
+            if isinstance(part, Structures)
+        }
+        archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
+        self.log(
+            f"{progress.epoch} epochs in {self.trainer.elapsed:.1f} s; best epoch {progress.best_epoch}"
+        )
+        self._write_log()
+        rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
+        history = dict(zip(COLUMNS, rows.T, strict=True))
+        return FitResult(model, metrics, self.directory, history, progress.epsilon)
+
+    def best_model(self):
+        """The full model with the best parameters so far."""
+        model = copy.copy(self.model)
+        model.theta = self.trainer.progress.best_theta.copy()
+        return model
+
+    def checkpoint(self) -> None:
+        """Write checkpoint.npz and the best model so far."""
+        progress = self.trainer.progress
+        header, arrays = model_contents(self.model)
+        arrays = {f"model_{key}": value for key, value in arrays.items()}
+        save_checkpoint(
+            self.directory / "checkpoint.npz",
+            {"progress": progress.numbers(), "model": header, "fingerprint": self.fingerprint},
+            {**arrays, **progress.arrays()},
+        )
+        save_model(
+            self.directory / "model.npz", self.best_model(),
+            epoch=progress.best_epoch, epsilon=progress.epsilon,
+            stencil=self.config.finite_difference.stencil,
+            train=[Path(name).name for name in self.config.data.train],
+            n_train=len(self.parts.train), energy_weight=self.config.loss.energy_weight,
+            force_weight=self.config.loss.force_weight, stress_weight=self.config.loss.stress_weight,
+        )  # fmt: skip
+        self._write_log()
+
+    def _write_history(self):
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        writer.writerows(_formatted(row) for row in self.trainer.progress.rows)
+        archive.write_bytes(self.directory / "history.csv", text.getvalue().encode())
+
+    def _write_log(self):
+        with open(self.directory / "log.txt", "a") as file:
+            file.writelines(f"{line}\n" for line in self._events)
+        self._events.clear()
+
+
+def read_parts(config: Config) -> Parts:
+    """Read and split the data of a configuration.
+
+    Raises
+    ------
+    ConfigError, DataError
+        No training files, or what `read_structures` and `split_structures` refuse.
+    """
+    data, model = config.data, config.model
+    if not data.train:
+        raise ConfigError("data.train names no file; give training data or --example")
+    keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
+
+    def read(sources, elements=None):
+        return read_structures(sources, elements=elements, require_labels=True, **keys)
+
+    whole, isolated = read(data.train, model.elements or None)
+    indices = {"train": np.arange(len(whole))}
+    parts = {}
+    for offset, name in enumerate(("test", "valid")):
+        asked = getattr(data, name)
+        if isinstance(asked, str | list):
+            parts[name] = read(asked, whole.elements)[0]
+        elif asked:
+            left = indices["train"]
+            share = asked * len(whole) / len(left)
+            kept, held = split_structures(
+                whole.select(left), share, how=data.split, seed=config.training.seed + offset
+            )
+            indices["train"], parts[name] = left[kept], whole.select(left[held])
+    return Parts(
+        whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated
+    )
+
+
+def new_model(config: Config, elements):
+    """A model of a configuration with random initial parameters."""
+    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.models import MODELS
+
+    settings = config.model
+    for key, registry in (("descriptor", DESCRIPTORS), ("kind", MODELS)):
+        if getattr(settings, key) not in registry:
+            raise ConfigError(
+                f"model.{key} = {getattr(settings, key)!r}: choose one of {', '.join(registry)}"
+            )
+    family = DESCRIPTORS[settings.descriptor]
+    descriptor = family(
+        elements=elements, **{key: getattr(settings, key) for key in family.setting_names}
+    )
+    return MODELS[settings.kind](
+        descriptor, settings.hidden, settings.activation,
+        seed=config.training.seed, dtype=config.training.precision,
+    )  # fmt: skip
+
+
+def without_offsets(model):
+    """The model without reference energies and baseline, sharing its other arrays."""
+    bare = copy.copy(model)
+    bare.reference_energies = np.zeros_like(model.reference_energies)
+    bare.baseline = None
+    return bare
+
+
+def _loss(config: Config, train: DataSet):
+    units = _units(train)
+    return make_loss(
+        config.loss.kind,
+        energy_weight=config.loss.energy_weight,
+        force_weight=config.loss.force_weight,
+        stress_weight=config.loss.stress_weight,
+        energy_unit=units["energy"],
+        force_unit=units["forces"],
+        virial_unit=units["virial"],
+        mean_atoms=train.structures.n_atoms / len(train),
+    )
+
+
+def _units(train: DataSet) -> dict:
+    """Root mean squares of what there is to learn; 1 where there is nothing."""
+    counts, target = train.structures.counts, train.target
+    values = {
+        "energy": target.energy / counts,
+        "forces": target.forces,
+        "virial": target.virial / counts[:, None, None],
+    }
+    units = {}
+    for name, value in values.items():
+        present = value[~np.isnan(value)]
+        size = np.sqrt(np.mean(present**2)) if present.size else 0.0
+        units[name] = float(size) if size > 1e-8 else 1.0
+    return units
+
+
+def _output_scale(train: DataSet) -> float:
+    """Unit of the network outputs: a force times a length of 1 Å, or an energy per atom."""
+    units = _units(train)
+    has_forces = train.structures.has_forces.any()
+    return units["forces"] if has_forces else units["energy"]
+
+
+def _configure(config, settings) -> Config:
+    if config is None:
+        config = default_config()
+    elif isinstance(config, str | os.PathLike):
+        config = load_config(config)
+    elif isinstance(config, dict):
+        config = config_from_dict(config)
+    changes = _tables(settings)
+    training = changes.get("training", {})
+    if training.get("max_time") and "epochs" not in training:
+        # a budget in seconds alone: as many epochs as it allows
+        training["epochs"] = 0
+    return absolute_paths(override(config, changes, where="fit"))
+
+
+def _tables(settings: dict) -> dict:
+    """Sort keyword arguments into tables."""
+    changes: dict = {}
+    for key, value in settings.items():
+        if key in TABLES and isinstance(value, dict):
+            changes.setdefault(key, {}).update(value)
+            continue
+        homes = [table for table, keys in TABLES.items() if key in keys]
+        if len(homes) != 1:
+            known = f"in {' and '.join(homes)}: give the table" if homes else "no such setting"
+            raise ConfigError(f"fit: {key}: {known}, as in optimizer={{'name': 'adam'}}")
+        changes.setdefault(homes[0], {})[key] = value
+    return changes
+
+
+def _existing_config(directory: Path) -> Path:
+    if not (directory / "config.toml").is_file():
+        raise CheckpointError(f"{directory}: holds no run to resume (no config.toml)")
+    if not (directory / "checkpoint.npz").is_file():
+        raise CheckpointError(
+            f"{directory}: holds no checkpoint; the run stopped before its first one, start it anew"
+        )
+    return directory / "config.toml"
+
+
+def _new_directory(out, config: Config) -> Path:
+    if out is None:
+        name = Path(config.data.train[0]).name.split(".")[0] if config.data.train else "run"
+        stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        out, count = stem, 1
+        while out.exists():
+            count += 1
+            out = stem.with_name(f"{stem.name}-{count}")
+    out = Path(out)
+    if out.is_file():
+        raise ConfigError(f"{out}: is a file; name a directory for the run")
+    held = [name for name in ("config.toml", "checkpoint.npz", "model.npz") if (out / name).exists()]
+    if held:
+        raise ConfigError(
+            f"{out}: already holds a run ({', '.join(held)}); choose another --out, or go on with "
+            f"--resume {out}"
+        )
+    return out
+
+
+def _summary(parts: Parts) -> str:
+    counts = [
+        f"{len(part)} {name}" for name, part in vars(parts).items() if isinstance(part, Structures)
+    ]
+    train = parts.train
+    if not (train.has_energy.any() or train.has_forces.any() or train.has_stress.any()):
+        raise DataError("the training structures have neither energies nor forces nor stress")
+    return (
+        f"structures: {', '.join(counts)}; training atoms: {train.n_atoms}; elements: "
+        f"{' '.join(train.elements)}; with energy {train.has_energy.sum()}, forces "
+        f"{train.has_forces.sum()}, stress {train.has_stress.sum()}"
+    )
+
+
+def _fingerprint(*parts) -> str:
+    """Hash of geometries and labels, so that a run is not resumed on other data."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            for array in (part.positions, part.cells, part.energies, part.forces, part.stresses):
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _formatted(row):
+    return ["" if np.isnan(v) else f"{v:.10g}" for v in row]

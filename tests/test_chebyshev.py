@@ -1,0 +1,508 @@
+from functools import cache
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from fdforce.descriptors import DESCRIPTORS, Chebyshev
+from fdforce.errors import ConfigError, DataError
+from tests.checks import COMPLEX_STEP, batch_of, relative, symmetric, voigt
+from tests.naive import chebyshev as naive
+from tests.systems import SYSTEMS
+
+LONG_RADIAL = dict(radial_cutoff=5.0, radial_order=9, angular_cutoff=4.0, angular_order=4)
+LONG_ANGULAR = dict(radial_cutoff=4.0, radial_order=5, angular_cutoff=4.6, angular_order=7)
+CASES = {"long radial": LONG_RADIAL, "long angular": LONG_ANGULAR}
+EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
+
+every_system = pytest.mark.parametrize("system", SYSTEMS)
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def elements_of(atoms):
+    """Not in alphabetical order, for the spins depend on it."""
+    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
+
+
+@cache
+def oracle(system, case):
+    atoms = SYSTEMS[system]()
+    return naive.features(atoms, elements_of(atoms), **CASES[case])
+
+
+def size_of(features, descriptor):
+    """What round-off is measured by: the sum of the absolute terms of each feature.
+
+    With T_0 = 1 the first radial feature is sum_j f_j and the first angular one the sum of f_j f_k
+    over pairs. The density trick goes through (sum_j f_j)^2 and subtracts sum_j f_j^2, which is at
+    most the number of neighbours; spins multiply by at most (n_elements / 2)^2.
+    """
+    n, m = descriptor.radial_order + 1, descriptor.angular_order + 1
+    size = np.ones_like(features)
+    size[:, :n] = 1 + features[:, :1]
+    size[:, n : n + m] = 10 + 2 * features[:, n : n + 1] + features[:, :1]
+    if len(descriptor.elements) > 1:
+        size[:, n + m :] = size[:, : n + m] * max(1, len(descriptor.elements) // 2) ** 2
+    return size
+
+
+def amplification(descriptor):
+    """|dT_n/dx| <= n^2: what a relative error of one unit in a distance becomes."""
+    return max(descriptor.radial_order, descriptor.angular_order, 1) ** 2
+
+
+def worst(features, expected, descriptor):
+    return np.max(np.abs(features - expected) / size_of(expected, descriptor))
+
+
+def setting(system, case, *, seed=0, **options):
+    """Descriptor, batch, and random mean and scale."""
+    atoms = SYSTEMS[system]()
+    elements = elements_of(atoms)
+    descriptor = Chebyshev(elements, **CASES[case])
+    batch = batch_of([atoms], elements, descriptor.cutoff, **options)
+    rng = np.random.default_rng(seed)
+    shape = (len(elements), descriptor.n_features)
+    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
+
+
+def plain(descriptor, dtype=np.float64):
+    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
+    return zeros, zeros + zeros.dtype.type(1)
+
+
+# Against the oracle
+
+
+@every_case
+@every_system
+def test_features_are_those_of_the_loops(system, case):
+    atoms, expected = SYSTEMS[system](), oracle(system, case)
+    descriptor = Chebyshev(elements_of(atoms), **CASES[case])
+    assert expected.shape[1] == descriptor.n_features == len(descriptor.labels)
+    features = descriptor.compute(atoms)
+    assert features.dtype == np.float64
+    # a few units of round-off in each distance, amplified
+    assert worst(features, expected, descriptor) < 4 * EPS * amplification(descriptor)
+
+
+@every_system
+def test_float32_differs_by_its_round_off(system):
+    atoms, expected = SYSTEMS[system](), oracle(system, "long radial")
+    descriptor = Chebyshev(elements_of(atoms), **LONG_RADIAL)
+    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
+    features, densities = descriptor.forward(batch, *plain(descriptor, np.float32))
+    assert features.dtype == densities.dtype == np.float32
+    # distances are rounded once (half a unit), then as in float64
+    assert worst(features[0, batch.place], expected, descriptor) < EPS_32 * amplification(
+        descriptor
+    )
+
+
+def test_standardisation_is_a_shift_and_a_scale_per_element():
+    descriptor, batch, mean, scale = setting("three_species", "long radial")
+    features, _ = descriptor.forward(batch, mean, scale)
+    z = batch.species
+    expected = (oracle("three_species", "long radial") - mean[z]) * scale[z]
+    assert features[0, batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
+    # rows are sorted by species
+    assert (np.diff(z[np.argsort(batch.place)]) >= 0).all()
+
+
+@cache
+def oracle_of_all_orders(system):
+    atoms = SYSTEMS[system]()
+    elements = elements_of(atoms)
+    n, m = 26, 13
+    full = naive.features(
+        atoms, elements, radial_cutoff=4.4, radial_order=25, angular_cutoff=3.7, angular_order=12
+    )
+    return full, n, m
+
+
+@pytest.mark.parametrize("radial_order", range(26))
+def test_every_order(radial_order):
+    """Radial orders 0 to 25 and, twice each, angular orders 0 to 12."""
+    angular_order = radial_order % 13
+    for system in ("left_handed", "bulk"):
+        full, n, m = oracle_of_all_orders(system)
+        atoms = SYSTEMS[system]()
+        descriptor = Chebyshev(elements_of(atoms), 4.4, radial_order, 3.7, angular_order)
+        chosen = [*range(radial_order + 1), *range(n, n + angular_order + 1)]
+        if len(descriptor.elements) > 1:
+            chosen += [n + m + k for k in chosen]
+        error = worst(descriptor.compute(atoms), full[:, chosen], descriptor)
+        assert error < 4 * EPS * amplification(descriptor), system
+
+
+def cluster(n, seed=0):
+    """An atom in the middle of n others of its kind between 1.5 and 4.9 Å, 0.4 Å apart."""
+    rng = np.random.default_rng(seed)
+    positions = [np.zeros(3)]
+    while len(positions) < n + 1:
+        trial = rng.uniform(-4.9, 4.9, size=3)
+        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
+        if 1.5 < apart[0] < 4.9 and apart.min() > 0.4:
+            positions.append(trial)
+    return Atoms(f"Cu{n + 1}", positions)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 127, 128, 129, 256, 257])
+def test_any_number_of_neighbours(n):
+    """Vectors of 8 and tiles of 128 neighbours."""
+    options = dict(radial_cutoff=5.0, radial_order=7, angular_cutoff=4.9, angular_order=5)
+    atoms = cluster(n)
+    descriptor = Chebyshev(["Cu"], **options)
+    expected = naive.atom_features(atoms, 0, ["Cu"], **options)[None]
+    features = descriptor.compute(atoms)[:1]
+    assert worst(features, expected, descriptor) < 4 * EPS * amplification(descriptor)
+
+
+def test_dense_crystal_with_hundreds_of_neighbours():
+    options = dict(radial_cutoff=9.0, radial_order=6, angular_cutoff=7.5, angular_order=4)
+    atoms = bulk("Cu", "fcc", a=3.6)
+    atoms.set_cell(atoms.cell @ (np.eye(3) + 0.02 * np.arange(9).reshape(3, 3) / 9))
+    descriptor = Chebyshev(["Cu"], **options)
+    assert len(naive.neighbours(atoms, 0, 9.0)) > 200  # more than one tile
+    error = worst(
+        descriptor.compute(atoms), naive.features(atoms, ["Cu"], **options), descriptor
+    )
+    assert error < 4 * EPS * amplification(descriptor)
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 5),
+    periodic=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    n_elements=st.integers(1, 4),
+)
+def test_random_structures(seed, n, periodic, n_elements):
+    rng = np.random.default_rng(seed)
+    elements = ["O", "H", "Ti", "C"][:n_elements]
+    cell = 3.5 * np.eye(3) + rng.uniform(-0.8, 0.8, size=(3, 3))
+    scaled = np.arange(n)[:, None] * [0.2, 0.4, 0.6] + rng.uniform(-0.05, 0.05, size=(n, 3))
+    atoms = Atoms(rng.choice(elements, n), scaled_positions=scaled, cell=cell, pbc=periodic)
+    options = dict(
+        radial_cutoff=rng.uniform(3, 4.5),
+        radial_order=int(rng.integers(0, 12)),
+        angular_cutoff=rng.uniform(2.5, 4),
+        angular_order=int(rng.integers(0, 8)),
+    )
+    descriptor = Chebyshev(elements, **options)
+    expected = naive.features(atoms, elements, **options)
+    error = worst(descriptor.compute(atoms), expected, descriptor)
+    assert error < 4 * EPS * amplification(descriptor)
+
+
+# Backward
+
+
+@every_case
+@every_system
+def test_backward_is_the_complex_step_of_forward(system, case):
+    descriptor, batch, mean, scale = setting(system, case)
+    rng = np.random.default_rng(3)
+    features, densities = descriptor.forward(batch, mean, scale)
+    d_features = rng.normal(size=features.shape)
+    d_positions, d_strain = descriptor.backward(batch, d_features, densities, scale)
+    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, 1)
+    # nothing to see: no pair, or the only one ends at the radial cutoff of 4 Å
+    has_slope = system != "single_atom" and (system, case) != ("atom_on_cutoff", "long angular")
+    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
+        moved = batch.displaced(g, np.array([1j * COMPLEX_STEP]), h)
+        slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
+        terms = np.concatenate(
+            [(d_positions * g).ravel(), (d_strain * voigt(h) * [1, 1, 1, 2, 2, 2]).ravel()]
+        )
+        # Derivatives of order n amplify round-off by n^2 once more than the features, and the
+        # terms of a sum are larger than the sum.
+        tolerance = 20 * EPS * amplification(descriptor)
+        limit = max(tolerance * np.abs(terms).sum(), EPS)
+        assert terms.sum() == pytest.approx(slope, rel=0, abs=limit)
+        if has_slope:
+            assert abs(slope) > 1e3 * limit
+
+
+@pytest.mark.parametrize("n", [8, 128, 129, 257])
+def test_backward_over_several_tiles(n):
+    atoms = cluster(n)
+    descriptor = Chebyshev(["Cu"], 5.0, 7, 4.9, 5)
+    batch = batch_of([atoms], ["Cu"], 5.0)
+    mean, scale = plain(descriptor)
+    features, densities = descriptor.forward(batch, mean, scale)
+    rng = np.random.default_rng(0)
+    d_features = np.zeros_like(features)
+    d_features[0, 0] = rng.normal(size=descriptor.n_features)
+    d_positions, _ = descriptor.backward(batch, d_features, densities, scale)
+    direction = rng.normal(size=d_positions.shape)
+    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
+    slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
+    terms = d_positions * direction
+    assert terms.sum() == pytest.approx(slope, rel=0, abs=1e-13 * np.abs(terms).sum())
+
+
+@pytest.mark.parametrize("radial_order", range(26))
+def test_backward_of_every_order(radial_order):
+    angular_order = radial_order % 13
+    atoms = SYSTEMS["left_handed"]()
+    descriptor = Chebyshev(["Ti", "O"], 4.4, radial_order, 3.7, angular_order)
+    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
+    mean, scale = plain(descriptor)
+    features, densities = descriptor.forward(batch, mean, scale)
+    rng = np.random.default_rng(radial_order)
+    d_features = rng.normal(size=features.shape)
+    d_positions, _ = descriptor.backward(batch, d_features, densities, scale)
+    direction = rng.normal(size=d_positions.shape)
+    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
+    slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
+    terms = d_positions * direction
+    tolerance = 20 * EPS * amplification(descriptor)
+    assert terms.sum() == pytest.approx(slope, rel=0, abs=tolerance * np.abs(terms).sum())
+
+
+@every_system
+def test_backward_in_float32(system):
+    descriptor, batch, mean, scale = setting(system, "long radial")
+    rng = np.random.default_rng(4)
+    results = []
+    for dtype in (np.float32, np.float64):
+        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
+        features, densities = descriptor.forward(batch, mean, scale)
+        rng = np.random.default_rng(4)
+        d_features = rng.normal(size=features.shape).astype(np.float32).astype(dtype)
+        results.append(descriptor.backward(batch, d_features, densities, scale))
+    for single, double in zip(*results):
+        assert single.dtype == np.float64  # sums over neighbours and atoms are in double
+        # second derivatives of T_n: n^2 once more than the first, most of it averages out
+        limit = 0.2 * EPS_32 * amplification(descriptor) ** 2 * np.abs(double).max()
+        assert np.abs(single - double).max() <= limit
+
+
+# Physics
+
+
+@pytest.mark.parametrize("system", ["molecule", "thin_triclinic", "slab", "three_species"])
+def test_rotation_and_translation(system):
+    atoms = SYSTEMS[system]()
+    descriptor = Chebyshev(elements_of(atoms), **LONG_RADIAL)
+    features = descriptor.compute(atoms)
+    moved = atoms.copy()
+    rotation = Rotation.random(random_state=5).as_matrix()
+    moved.set_cell(atoms.cell @ rotation.T)
+    moved.positions = atoms.positions @ rotation.T + [3.1, -20.7, 8.8]
+    # positions of 20 Å carry ten times the round-off of a distance of 2 Å
+    error = worst(descriptor.compute(moved), features, descriptor)
+    assert error < 20 * EPS * amplification(descriptor)
+
+
+@pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
+def test_permutation_of_atoms(system):
+    atoms = SYSTEMS[system]()
+    order = np.roll(np.arange(len(atoms)), 1)[::-1]
+    descriptor = Chebyshev(elements_of(atoms), **LONG_RADIAL)
+    features = descriptor.compute(atoms)
+    assert not np.allclose(features[order], features)
+    # sums over neighbours in another order
+    error = worst(descriptor.compute(atoms[order]), features[order], descriptor)
+    assert error < 4 * EPS * amplification(descriptor)
+
+
+@pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
+def test_supercell(system):
+    atoms = SYSTEMS[system]()
+    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
+    descriptor = Chebyshev(elements_of(atoms), **LONG_ANGULAR)
+    features = descriptor.compute(atoms)
+    error = worst(
+        descriptor.compute(atoms.repeat(repeats)),
+        np.tile(features, (repeats.prod(), 1)),
+        descriptor,
+    )
+    assert error < 10 * EPS * amplification(descriptor)
+
+
+def test_wrapping_atoms_into_the_cell_changes_nothing():
+    atoms = SYSTEMS["left_handed"]()
+    wrapped = atoms.copy()
+    wrapped.wrap()
+    assert np.abs(wrapped.positions - atoms.positions).max() > 1
+    descriptor = Chebyshev(elements_of(atoms), **LONG_RADIAL)
+    error = worst(descriptor.compute(wrapped), descriptor.compute(atoms), descriptor)
+    assert error < 10 * EPS * amplification(descriptor)
+
+
+def test_lonely_atom_has_no_features():
+    assert not Chebyshev(["Ti", "O"]).compute(SYSTEMS["single_atom"]()).any()
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3])
+def test_pair_fades_out_at_the_cutoff(gap):
+    """f = sin^2(pi gap / 2 R) and df/dr = -(pi / 2 R) sin(pi gap / R) inside, nothing outside."""
+    cutoff = 4.0
+    descriptor = Chebyshev(["Ti", "O"], cutoff, 6, cutoff, 2)
+    batch = batch_of([SYSTEMS["atom_on_cutoff"]()], descriptor.elements, cutoff)
+    mean, scale = plain(descriptor)
+    direction = np.array([[0, 0, 0], [0, 0, 1.0]])
+    for eta in (-gap, 0.0, gap):
+        moved = batch.displaced(direction, np.array([eta]))
+        features, densities = descriptor.forward(moved, mean, scale)
+        d_features = np.zeros_like(features)
+        d_features[0, 0, :7] = 1.0  # radial features of Ti
+        d_positions, d_strain = descriptor.backward(moved, d_features, densities, scale)
+        if eta >= 0:
+            # The last bit of r / R - 1/2 decides at the cutoff itself.
+            assert np.abs(features).max() < EPS
+            assert np.abs(d_positions).max() < 1e-7 if eta == 0 else not d_positions.any()
+            assert np.abs(d_strain).max() < 1e-6 if eta == 0 else not d_strain.any()
+            continue
+        x = 2 * (cutoff - gap) / cutoff - 1
+        chebyshev = np.cos(np.arange(7) * np.arccos(x))
+        f = np.sin(np.pi * gap / (2 * cutoff)) ** 2
+        # f is a difference of numbers of order 1: absolute error of round-off
+        assert features[0, 0, :7] == pytest.approx(f * chebyshev, abs=4 * EPS)
+        assert features[0, 0, 10:17] == pytest.approx(f * chebyshev, abs=4 * EPS)  # spin of O: 1
+        slope = -(np.pi / (2 * cutoff)) * np.sin(np.pi * gap / cutoff) * chebyshev.sum()
+        step = 1e-5
+        above, below = (np.cos(np.arange(7) * np.arccos(x + s * step)).sum() for s in (1, -1))
+        slope += f * (above - below) / (2 * step) * 2 / cutoff
+        # f T_n': T_6'' ~ 420 makes the numeric slope wrong by f step^2 times 1e4
+        assert d_positions[1, 2] == pytest.approx(slope, rel=1e-6)
+
+
+def test_angular_features_have_no_jump_at_the_cutoff():
+    atoms = Atoms("TiO2", [[0, 0, 0], [1.6, 0.3, 0], [-0.4, 0.2, 4.0]])
+    descriptor = Chebyshev(["Ti", "O"], 6.0, 0, np.linalg.norm(atoms.positions[2]), 4)
+    batch = batch_of([atoms], descriptor.elements, 6.0)
+    direction = np.zeros((3, 3))
+    direction[2] = atoms.positions[2] / np.linalg.norm(atoms.positions[2])
+    gaps = np.array([1e-2, 5e-3, 2.5e-3])
+
+    def angular_of_titanium(eta):
+        features, _ = descriptor.forward(
+            batch.displaced(direction, eta[:, None]), *plain(descriptor)
+        )
+        return features[:, 0, 1:6]
+
+    # the sum over pairs is a difference of two sums
+    assert np.abs(angular_of_titanium(gaps)).max() < 10 * EPS
+    inside = angular_of_titanium(-gaps)
+    assert (np.abs(inside) > 1e-8).all()
+    # quadratic in the gap: ratios of 4 up to the next order, (pi gap / R)^2 / 12 = 5e-6
+    assert inside[:-1] / inside[1:] == pytest.approx(4, rel=1e-4)
+
+
+# Batches, chunks and replicas
+
+
+def frames_of(names):
+    return [SYSTEMS[name]() for name in names]
+
+
+NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
+ELEMENTS = ["Ti", "O"]
+
+
+@pytest.mark.parametrize("n_chunks", [2, 3, 50])
+def test_chunks_change_nothing(n_chunks):
+    descriptor = Chebyshev(ELEMENTS, **LONG_RADIAL)
+    results = []
+    for chunks in (1, n_chunks):
+        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
+        assert len(batch.chunks) == chunks + 1
+        mean, scale = plain(descriptor)
+        features, densities = descriptor.forward(batch, mean, scale)
+        d_features = np.random.default_rng(8).normal(size=features.shape)
+        results.append((features, *descriptor.backward(batch, d_features, densities, scale)))
+    (one, one_r, one_s), (many, many_r, many_s) = results
+    assert (one == many).all()
+    assert (one_s == many_s).all()
+    # contributions of the chunks to an atom are summed in another order
+    assert np.abs(one_r - many_r).max() < 10 * EPS * np.abs(one_r).max()
+
+
+@pytest.mark.parametrize("n_replicas", [2, 4])
+def test_replicas_equal_separate_batches(n_replicas):
+    descriptor = Chebyshev(ELEMENTS, **LONG_RADIAL)
+    rng = np.random.default_rng(9)
+    shape = (len(ELEMENTS), descriptor.n_features)
+    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
+    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
+    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
+    eta = 1e-3 * rng.uniform(-1, 1, size=(n_replicas, len(batch)))
+    replicas = batch.displaced(direction, eta, strain)
+    features, densities = descriptor.forward(replicas, mean, scale)
+    d_features = rng.normal(size=features.shape)
+    d_positions, d_strain = descriptor.backward(replicas, d_features, densities, scale)
+    n = len(batch.species)
+    for k in range(n_replicas):
+        one = batch.displaced(direction, eta[k], strain)
+        alone, kept = descriptor.forward(one, mean, scale)
+        assert (features[k] == alone[0]).all()
+        of_positions, of_strain = descriptor.backward(one, d_features[k : k + 1], kept, scale)
+        rows = slice(k * n, (k + 1) * n)
+        assert (d_positions[rows] == of_positions).all()
+        assert (d_strain[rows] == of_strain).all()
+        assert k == 0 or not (features[k] == features[0]).all()
+
+
+def test_features_without_keeping_densities_are_the_same():
+    descriptor, batch, mean, scale = setting("two_species", "long radial")
+    features, densities = descriptor.forward(batch, mean, scale)
+    alone, nothing = descriptor.forward(batch, mean, scale, keep=False)
+    assert (features == alone).all()
+    assert len(densities) == len(batch.species)
+    assert len(nothing) == 0
+
+
+@pytest.mark.parametrize("orders", [(9, 4), (0, 0)])
+def test_nan_position_makes_nan_features(orders):
+    descriptor = Chebyshev(ELEMENTS, 5.0, orders[0], 4.0, orders[1])
+    batch = batch_of([SYSTEMS["two_species"]()], ELEMENTS, descriptor.cutoff)
+    batch.positions[3, 1] = np.nan
+    features, _ = descriptor.forward(batch, *plain(descriptor))
+    # every atom of rutile has atom 3 or an image of it within 4 Å or sees it among its neighbours
+    assert np.isnan(features).any(axis=2).all()
+
+
+# Settings
+
+
+def test_spins_and_labels_and_settings():
+    assert Chebyshev(["Ti"]).spins.tolist() == [0]
+    assert Chebyshev(["Ti", "O"]).spins.tolist() == [-1, 1]
+    assert Chebyshev(["O", "H", "C"]).spins.tolist() == [-1, 0, 1]
+    assert Chebyshev(["O", "H", "C", "N"]).spins.tolist() == [-2, -1, 1, 2]
+    one = Chebyshev(["Ti"], radial_order=1, angular_order=0)
+    assert one.labels == ["radial 0", "radial 1", "angular 0"]
+    two = Chebyshev(["Ti", "O"], 5.5, 1, 6.5, 0)
+    assert two.labels[3:] == ["radial 0, spin", "radial 1, spin", "angular 0, spin"]
+    assert two.cutoff == 6.5
+    assert Chebyshev(**two.settings).settings == two.settings
+    assert DESCRIPTORS["chebyshev"] is Chebyshev
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(elements=[]), r"elements = \[\]: name every element once"),
+        (dict(elements=["O", "O"]), r"elements = \['O', 'O'\]: name every element once"),
+        (dict(radial_cutoff=0), r"radial_cutoff = 0.0: must be above 0 Å"),
+        (dict(angular_cutoff=-2), r"angular_cutoff = -2.0: must be above 0 Å"),
+        (dict(radial_cutoff=float("nan")), r"radial_cutoff = nan: must be above 0 Å"),
+        (dict(radial_order=-1), r"radial_order = -1: must be at least 0"),
+        (dict(angular_order=-3), r"angular_order = -3: must be at least 0"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Chebyshev(**{"elements": ["Ti", "O"], **options})
+
+
+def test_unknown_element_is_refused():
+    with pytest.raises(DataError, match="Cu"):
+        Chebyshev(["Ti", "O"]).compute(SYSTEMS["bulk"]())
