@@ -10,6 +10,9 @@ from fdforce.errors import FdforceError
 from fdforce.neighbors import PairList
 from fdforce.structures import Structures
 
+TILE_ATOMS = 64
+"""Atoms in a tile of the network kernels: its layers stay in the first-level cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -34,12 +37,15 @@ class Batch:
     neighbor, shift : ndarray
         Those of the data set (`PairList`), not copied; neighbours are counted within their
         structure.
-    place : ndarray, shape (N,), int64
-        Row of each atom when the atoms are sorted by species.
+    place : ndarray, shape (n_replicas * N,), int64
+        Row of each atom when the atoms are sorted by species, and then by replica.
     species_start : ndarray, shape (n_species + 1,), int64
         Rows of species z in that order: ``species_start[z]:species_start[z + 1]``.
     chunks : ndarray, shape (n_chunks + 1,), int64
         Bounds of the groups of atoms that threads work on, equal in pairs.
+    tiles, tile_chunks : ndarray, shape (n_tiles, 3) and (n_chunks + 1,), int64
+        Tiles of atoms of one species (species, first, last within a replica) and those of each
+        thread.
     cutoff, skin : float, Å
         Of the pair list.
     n_replicas : int
@@ -60,6 +66,8 @@ class Batch:
     place: np.ndarray
     species_start: np.ndarray
     chunks: np.ndarray
+    tiles: np.ndarray
+    tile_chunks: np.ndarray
     cutoff: float
     skin: float
     n_replicas: int = 1
@@ -112,13 +120,19 @@ class Batch:
             positions = positions + step[:, :, None] * moved
             cells = cells + eta[:, :, None, None] * (self.cells @ strain)
         replica = np.arange(n_replicas)[:, None]
+        in_species = np.diff(self.species_start)[self.species]
+        place = self.place + (n_replicas - 1) * self.species_start[self.species]
         return replace(
             self,
             positions=positions.reshape(-1, 3),
             cells=np.ascontiguousarray(cells, positions.dtype).reshape(-1, 3, 3),
             volumes=np.tile(self.volumes, n_replicas),
             structure=(self.structure + replica * len(self)).ravel(),
-            offsets=np.append((self.offsets[:-1] + replica * n_atoms).ravel(), n_replicas * n_atoms),
+            offsets=np.append(
+                (self.offsets[:-1] + replica * n_atoms).ravel(), n_replicas * n_atoms
+            ),
+            place=(place + replica * in_species).ravel(),
+            species_start=n_replicas * self.species_start,
             n_replicas=n_replicas,
             displacement=True,
         )
@@ -171,6 +185,8 @@ def make_batch(
     work = np.concatenate(([0], np.cumsum(row_end - row_begin)[n_species - 1 :: n_species]))
     work += 10 * np.arange(len(work))
     goals = np.linspace(0, work[-1], n_chunks + 1)
+    species_start = np.searchsorted(species[order], np.arange(n_species + 1))
+    tiles, tile_chunks = _tiles(species_start, n_chunks)
     return Batch(
         positions=np.ascontiguousarray(structures.positions[atoms]),
         cells=np.ascontiguousarray(structures.cells[indices]),
@@ -183,11 +199,28 @@ def make_batch(
         neighbor=pairs.neighbor,
         shift=pairs.shift,
         place=place,
-        species_start=np.searchsorted(species[order], np.arange(n_species + 1)),
+        species_start=species_start,
         chunks=np.searchsorted(work, goals).astype(np.int64),
+        tiles=tiles,
+        tile_chunks=tile_chunks,
         cutoff=pairs.cutoff,
         skin=pairs.skin,
     )
+
+
+def _tiles(species_start, n_chunks):
+    """Tiles of at most `TILE_ATOMS` atoms of one species, and where the threads divide them."""
+    tiles = []
+    for z, count in enumerate(np.diff(species_start).tolist()):
+        parts = -(-count // TILE_ATOMS)
+        bounds = [count * part // parts for part in range(parts + 1)] if parts else []
+        tiles += [(z, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    tiles = np.array(tiles, dtype=np.int64).reshape(-1, 3)
+    before = np.concatenate(([0], np.cumsum(tiles[:, 2] - tiles[:, 1])))
+    goals = np.linspace(0, before[-1], n_chunks + 1)
+    chunks = np.searchsorted(before, goals - TILE_ATOMS / 4)
+    chunks[0], chunks[-1] = 0, len(tiles)
+    return tiles, chunks.astype(np.int64)
 
 
 def atoms_of(offsets, indices):

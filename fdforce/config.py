@@ -145,9 +145,7 @@ class TrainingConfig:
     plateau_patience: int = _key(
         20, "schedule plateau: epochs without improvement before a reduction", minimum=1
     )
-    plateau_factor: float = _key(
-        0.5, "schedule plateau: factor of a reduction", above=0, below=1
-    )
+    plateau_factor: float = _key(0.5, "schedule plateau: factor of a reduction", above=0, below=1)
     seed: int = _key(0, "seed of every random choice", minimum=0)
     threads: int = _key(0, "CPU threads; 0 = all cores", minimum=0)
     device: str = _key("cpu", "where kernels run", choices=("cpu", "cuda"))

@@ -9,6 +9,12 @@ from fdforce.errors import ConfigError
 
 EXAMPLES = ("ethanol", "diamond")
 
+EXAMPLE_SETTINGS = {
+    "ethanol": {"training": {"epochs": 400}, "optimizer": {"batch_size": 8}},
+    "diamond": {"training": {"epochs": 150}},
+}
+"""Where ``fdforce fit --example`` leaves the defaults, so that it takes a minute or two."""
+
 
 def example_files(name: str = "ethanol") -> tuple[Path, Path]:
     """Training and test file of an example.

@@ -133,10 +133,12 @@ def fit(
     if config.training.device != "cpu":
         raise ConfigError(
             f"training.device = {config.training.device!r}: this version computes on the CPU alone; "
-            "take device = \"cpu\""
+            'take device = "cpu"'
         )
     if config.finite_difference.stencil == "complex" and config.training.precision != "float64":
-        raise ConfigError("finite_difference.stencil = 'complex' needs training.precision = 'float64'")
+        raise ConfigError(
+            "finite_difference.stencil = 'complex' needs training.precision = 'float64'"
+        )
     with limit_threads(config.training.threads) as threads:
         run = _Run(config, directory, checkpoint, threads, log, progress, started)
         return run.train(on_epoch)
@@ -166,7 +168,9 @@ class _Run:
             self._prepare_model(*sets[0])
         offsets, baseline = self.model.reference_energies, self.model.baseline
         sets = [
-            None if s is None else DataSet(s[0], residual_target(s[0], offsets, baseline, s[1]), s[1])
+            None
+            if s is None
+            else DataSet(s[0], residual_target(s[0], offsets, baseline, s[1]), s[1])
             for s in sets
         ]
         bare = without_offsets(self.model)
@@ -332,9 +336,7 @@ def read_parts(config: Config) -> Parts:
                 whole.select(left), share, how=data.split, seed=config.training.seed + offset
             )
             indices["train"], parts[name] = left[kept], whole.select(left[held])
-    return Parts(
-        whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated
-    )
+    return Parts(whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated)
 
 
 def new_model(config: Config, elements):
@@ -454,7 +456,9 @@ def _new_directory(out, config: Config) -> Path:
     out = Path(out)
     if out.is_file():
         raise ConfigError(f"{out}: is a file; name a directory for the run")
-    held = [name for name in ("config.toml", "checkpoint.npz", "model.npz") if (out / name).exists()]
+    held = [
+        name for name in ("config.toml", "checkpoint.npz", "model.npz") if (out / name).exists()
+    ]
     if held:
         raise ConfigError(
             f"{out}: already holds a run ({', '.join(held)}); choose another --out, or go on with "

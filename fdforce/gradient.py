@@ -394,7 +394,9 @@ def force_loss_gradient(
     ...     d = r[1] - r[0]
     ...     return 0.5 * theta * d @ d, np.array([0.5 * d @ d])
     >>> r = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    >>> step = force_loss_gradient(energy_and_forces, energy_gradient, r, 1.5 * energy_and_forces(r)[1])
+    >>> step = force_loss_gradient(
+    ...     energy_and_forces, energy_gradient, r, 1.5 * energy_and_forces(r)[1]
+    ... )
     >>> step.loss, step.gradient.round(9)
     (1.0, array([-2.]))
     """
@@ -416,9 +418,7 @@ def force_loss_gradient(
         if weights.shape == shape[:1]:
             weights = weights[:, None]
         elif weights.shape != shape:
-            raise ValueError(
-                f"weights have shape {weights.shape}; expected {shape[:1]} or {shape}"
-            )
+            raise ValueError(f"weights have shape {weights.shape}; expected {shape[:1]} or {shape}")
     model = _Callables(energy_and_forces, energy_gradient)
 
     def loss(batch, energy, forces, virial):

@@ -26,12 +26,15 @@ def limit_threads(threads: int = 0) -> Iterator[int]:
     import numba
     from threadpoolctl import threadpool_limits
 
+    from fdforce.heap import keep_freed_memory
+
     most = numba.config.NUMBA_NUM_THREADS
     threads = min(threads or available_cores(), most)
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
         # the products are too small to share, and waiting BLAS threads take the kernels' cores
+        keep_freed_memory()
         with threadpool_limits(limits=1, user_api="blas"):
             yield threads
     finally:

@@ -155,7 +155,9 @@ class Trainer:
         An unknown optimizer, or neither epochs nor a time budget.
     """
 
-    def __init__(self, model, train, valid, loss, config: Config, *, threads=1, log=print, started=None):
+    def __init__(
+        self, model, train, valid, loss, config: Config, *, threads=1, log=print, started=None
+    ):
         if config.optimizer.name not in OPTIMIZERS:
             raise ConfigError(
                 f"optimizer.name = {config.optimizer.name!r}: choose one of {', '.join(OPTIMIZERS)}"
@@ -231,7 +233,11 @@ class Trainer:
             self._check(step, indices)
             rate = config.optimizer.learning_rate * factor(self._share(number / len(batches)))
             self.model.theta = self.optimizer.update(
-                self.model.theta, self._clipped(step.gradient), new.optimizer, rate, config.optimizer
+                self.model.theta,
+                self._clipped(step.gradient),
+                new.optimizer,
+                rate,
+                config.optimizer,
             )
             monitor.add(step)
             total, seen = total + step.loss * len(indices), seen + len(indices)

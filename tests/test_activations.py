@@ -60,7 +60,9 @@ def test_dtype_is_kept(name, dtype):
     # 1 - h^2 at |z| = 7 has an absolute error of one unit of round-off
     epsilon = float(np.finfo(dtype).eps)
     assert value(z) == pytest.approx(value(Z), rel=20 * epsilon, abs=4 * epsilon)
-    assert slope(z, value(z)) == pytest.approx(slope(Z, value(Z)), rel=20 * epsilon, abs=4 * epsilon)
+    assert slope(z, value(z)) == pytest.approx(
+        slope(Z, value(Z)), rel=20 * epsilon, abs=4 * epsilon
+    )
 
 
 @each

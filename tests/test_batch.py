@@ -44,7 +44,9 @@ def test_any_order_of_structures_equals_separate_batches(indices):
     n_species, at = len(structures.elements), 0
     row, d = separations(batch)
     for k, s in enumerate(indices):
-        alone = make_batch(structures.select([s]), build_pairs(structures.select([s]), CUTOFF, skin=SKIN))
+        alone = make_batch(
+            structures.select([s]), build_pairs(structures.select([s]), CUTOFF, skin=SKIN)
+        )
         atoms = slice(batch.offsets[k], batch.offsets[k + 1])
         assert (batch.positions[atoms] == alone.positions).all()
         assert (batch.species[atoms] == alone.species).all()
@@ -67,16 +69,22 @@ def test_all_structures_are_the_default():
     assert np.isnan(batch.volumes).tolist() == (~structures.periodic.all(axis=1)).tolist()
 
 
-def test_rows_sorted_by_species():
+@pytest.mark.parametrize("n_replicas", [0, 1, 3])
+def test_rows_are_sorted_by_species_and_replica(n_replicas):
     structures, pairs = data_set()
     batch = make_batch(structures, pairs, [7, 8, 9])
-    by_species = np.empty(batch.n_atoms, dtype=int)
-    by_species[batch.place] = batch.species
+    species = batch.species
+    if n_replicas:
+        batch = batch.displaced(np.ones((len(species), 3)), np.full((n_replicas, 3), 1e-3))
+        species = np.tile(species, n_replicas)
     assert sorted(batch.place) == list(range(batch.n_atoms))
+    atom_of_row = np.argsort(batch.place)
     for z in range(len(structures.elements)):
         start, stop = batch.species_start[z : z + 2]
-        assert (by_species[start:stop] == z).all()
-        assert stop - start == np.count_nonzero(batch.species == z)
+        assert (species[atom_of_row[start:stop]] == z).all()
+        assert stop - start == np.count_nonzero(species == z)
+        # atoms are numbered replica after replica, so this says sorted by replica as well
+        assert (np.diff(atom_of_row[start:stop]) > 0).all()
 
 
 @pytest.mark.parametrize("n_chunks", [1, 2, 4, 1000])
@@ -111,7 +119,9 @@ def test_displaced_positions_and_cells(n_replicas):
     assert moved.n_replicas == n_replicas
     assert len(moved) == n_replicas * len(batch)
     assert (moved.counts == np.tile(batch.counts, n_replicas)).all()
-    assert moved.volumes == pytest.approx(np.tile(batch.volumes, n_replicas), rel=1e-15, nan_ok=True)
+    assert moved.volumes == pytest.approx(
+        np.tile(batch.volumes, n_replicas), rel=1e-15, nan_ok=True
+    )
     for k in range(n_replicas):
         for s in range(len(batch)):
             here = slice(*batch.offsets[s : s + 2])

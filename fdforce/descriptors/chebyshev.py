@@ -123,7 +123,7 @@ class Chebyshev:
         batch = make_batch(structures, build_pairs(structures, self.cutoff, skin=0.0))
         plain = np.zeros((len(self.elements), self.n_features))
         features, _ = self.forward(batch, plain, plain + 1)
-        return features[0, batch.place]
+        return features[batch.place]
 
     def forward(self, batch, mean, scale, *, keep=True):
         """Standardised features of a batch, rows sorted by species, and what `backward` needs.
@@ -138,15 +138,15 @@ class Chebyshev:
 
         Returns
         -------
-        features : ndarray, shape (n_replicas, N, n_features)
+        features : ndarray, shape (n_atoms, n_features)
         densities : ndarray
         """
         from fdforce.kernels.cpu.chebyshev import chebyshev_forward
 
         dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
         tables = self._tables(dtype)
-        features = np.empty((batch.n_replicas, len(batch.species), self.n_features), dtype)
-        n_density = 2 * (self.angular_order + 1) ** 2
+        features = np.empty((batch.n_atoms, self.n_features), dtype)
+        n_density = (self.angular_order + 1) * (self.angular_order + 2)
         densities = np.empty((batch.n_atoms if keep else 0, len(self.elements), n_density), dtype)
         chebyshev_forward(
             *_pair_arguments(batch),
@@ -163,7 +163,7 @@ class Chebyshev:
         Parameters
         ----------
         batch : Batch
-        d_features : ndarray, shape (n_replicas, N, n_features)
+        d_features : ndarray, shape (n_atoms, n_features)
             Rows sorted by species, as `forward` gives them.
             With respect to the standardised features.
         densities : ndarray

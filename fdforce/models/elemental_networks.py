@@ -13,7 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fdforce.errors import ConfigError
-from fdforce.models.activations import ACTIVATIONS
+
+ACTIVATIONS = (
+    "tanh", "sigmoid", "softplus", "shifted_softplus", "silu", "celu", "relu", "linear",
+)  # fmt: skip
+"""In the order of their codes in kernels/cpu/activations.py."""
 
 
 @dataclass
@@ -30,7 +34,9 @@ class State:
     batch: object
     energy: np.ndarray
     atom_energy: np.ndarray
-    layers: list
+    features: np.ndarray
+    hidden: np.ndarray
+    slopes: np.ndarray
     densities: np.ndarray
     baseline: object = None
 
@@ -45,7 +51,7 @@ class ElementalNetworks:
     hidden : sequence of int
         Widths of the hidden layers; none makes a linear model.
     activation : str
-        A key of `fdforce.models.activations.ACTIVATIONS`.
+        One of `ACTIVATIONS`.
     seed : int
         Of the initial weights: normal with variance 1/n_in, biases zero.
     dtype : float32 or float64
@@ -96,7 +102,6 @@ class ElementalNetworks:
         self.feature_mean = np.zeros((n_elements, descriptor.n_features))
         self.feature_scale = np.ones((n_elements, descriptor.n_features))
         self.baseline = None
-        self._slices = self._layout()
         self.theta = self._initial_parameters(seed)
 
     @property
@@ -114,29 +119,18 @@ class ElementalNetworks:
         """Arguments, besides the descriptor, that make a network of the same shape."""
         return {"hidden": list(self.hidden), "activation": self.activation}
 
-    def _layout(self):
-        """Per element and layer: slices of weights and biases in theta, and their shape."""
-        widths = [self.descriptor.n_features, *self.hidden, 1]
-        at, layout = 0, []
-        for _ in self.elements:
-            layers = []
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-                middle, end = at + n_in * n_out, at + (n_in + 1) * n_out
-                layers.append((slice(at, middle), slice(middle, end), (n_in, n_out)))
-                at = end
-            layout.append(layers)
-        return layout
+    @property
+    def widths(self) -> np.ndarray:
+        """Of every layer, features and output included."""
+        return np.array([self.descriptor.n_features, *self.hidden, 1], dtype=np.int64)
 
     def _initial_parameters(self, seed):
         rng = np.random.default_rng(seed)
-        theta = np.zeros(self._slices[-1][-1][1].stop)
-        for layers in self._slices:
-            for weights, _, (n_in, n_out) in layers:
-                theta[weights] = rng.normal(scale=n_in**-0.5, size=n_in * n_out)
-        return theta
-
-    def _parameters(self, theta, z):
-        return [(theta[w].reshape(shape), theta[b]) for w, b, shape in self._slices[z]]
+        parts = []
+        for _ in self.elements:
+            for n_in, n_out in zip(self.widths[:-1], self.widths[1:], strict=True):
+                parts += [rng.normal(scale=n_in**-0.5, size=n_in * n_out), np.zeros(n_out)]
+        return np.concatenate(parts)
 
     def standardise(self, batches) -> None:
         """Set mean and scale of the features, per element, to those of a data set.
@@ -156,9 +150,9 @@ class ElementalNetworks:
             plain = np.zeros((n_elements, self.descriptor.n_features))
             features, _ = self.descriptor.forward(batch, plain, plain + 1, keep=False)
             if origin is None:
-                origin = features[0].mean(axis=0)  # second moments about a nearby point
+                origin = features.mean(axis=0)  # second moments about a nearby point
             for z, rows in enumerate(_species_rows(batch)):
-                centred = features[0, rows] - origin
+                centred = features[rows] - origin
                 count[z] += len(centred)
                 first[z] += centred.sum(axis=0)
                 second[z] += (centred**2).sum(axis=0)
@@ -181,31 +175,27 @@ class ElementalNetworks:
         -------
         State
         """
-        mean, scale = self.feature_mean.astype(self.dtype), self.feature_scale.astype(self.dtype)
-        features, densities = self.descriptor.forward(batch, mean, scale, keep=not batch.displacement)
-        theta = self.theta.astype(self.dtype)
-        activate, _ = ACTIVATIONS[self.activation]
-        energies = np.empty(features.shape[:2], np.result_type(np.float64, features.dtype))
-        states = []
-        for z, rows in enumerate(_species_rows(batch)):
-            layers = self._parameters(theta, z)
-            h = features[:, rows].reshape(-1, features.shape[-1])
-            kept = [(None, h)]
-            for weights, biases in layers[:-1]:
-                a = h @ weights
-                a += biases
-                h = activate(a)
-                kept.append((a, h))
-            # the energy is the small difference of replicas: last sum in double precision
-            weights, biases = layers[-1]
-            y = h.astype(energies.dtype) @ weights.astype(np.float64) + biases.astype(np.float64)
-            energies[:, rows] = (
-                self.reference_energies[z] + self.scale * y.reshape(batch.n_replicas, -1)
-            )
-            states.append(kept)
-        atom_energy = energies[:, batch.place].ravel()
+        from fdforce.kernels.cpu.networks import networks_forward
+
+        mean = self.feature_mean.astype(self.dtype, copy=False)
+        scale = self.feature_scale.astype(self.dtype, copy=False)
+        features, densities = self.descriptor.forward(
+            batch, mean, scale, keep=not batch.displacement
+        )
+        n_hidden = batch.n_atoms * sum(self.hidden)
+        hidden, slopes = np.empty((2, n_hidden), features.dtype)
+        output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
+        networks_forward(
+            features, self.theta.astype(features.dtype, copy=False), self.widths,
+            ACTIVATIONS.index(self.activation), batch.species_start, batch.n_replicas,
+            batch.tiles, batch.tile_chunks, hidden, slopes, output,
+        )  # fmt: skip
+        output *= self.scale
+        if self.reference_energies.any():
+            output += np.repeat(self.reference_energies, np.diff(batch.species_start))
+        atom_energy = output[batch.place]
         energy = np.add.reduceat(atom_energy, batch.offsets[:-1])
-        state = State(batch, energy, atom_energy, states, densities)
+        state = State(batch, energy, atom_energy, features, hidden, slopes, densities)
         if self.baseline is not None:
             state.baseline = self.baseline.forward(batch)
             state.energy = energy + state.baseline.energy
@@ -225,22 +215,19 @@ class ElementalNetworks:
         virial : ndarray, shape (S, 3, 3), eV
             W = -dE/ds; the stress is -W / volume.
         """
+        from fdforce.kernels.cpu.networks import networks_backward
+
         batch = state.batch
-        dtype = state.layers[0][0][1].dtype
-        theta = self.theta.astype(self.dtype)
-        scale = (self.feature_scale * self.scale).astype(self.dtype)
-        n_atoms = len(batch.species)
-        d_features = np.empty((batch.n_replicas, n_atoms, self.descriptor.n_features), dtype)
         if not len(state.densities):
             state = self.forward(replace(batch, displacement=False))
-        for z, rows in enumerate(_species_rows(batch)):
-            kept, layers = state.layers[z], self._parameters(theta, z)
-            delta = self._deltas(kept, layers)[0]
-            d_x = delta @ layers[0][0].T
-            d_features[:, rows] = d_x.reshape(batch.n_replicas, -1, d_x.shape[-1])
-        d_positions, d_strain = self.descriptor.backward(
-            batch, d_features, state.densities, scale
-        )
+        dtype = state.features.dtype
+        d_features = np.empty_like(state.features)
+        networks_backward(
+            state.slopes, self.theta.astype(dtype, copy=False), self.widths, batch.species_start,
+            batch.n_replicas, batch.tiles, batch.tile_chunks, d_features,
+        )  # fmt: skip
+        scale = (self.feature_scale * self.scale).astype(self.dtype)
+        d_positions, d_strain = self.descriptor.backward(batch, d_features, state.densities, scale)
         forces = np.negative(d_positions, out=d_positions)
         virial = -np.add.reduceat(d_strain, batch.offsets[:-1], axis=0)
         virial = virial[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
@@ -248,17 +235,6 @@ class ElementalNetworks:
             forces += state.baseline.forces
             virial += state.baseline.virial
         return forces, virial
-
-    def _deltas(self, kept, layers):
-        """dy/da of every layer, first to last; the last is 1 for every atom."""
-        _, slope = ACTIVATIONS[self.activation]
-        ones = np.ones((len(kept[0][1]), 1), kept[0][1].dtype)
-        deltas = [ones]
-        for (a, h), (weights, _) in zip(kept[:0:-1], layers[:0:-1], strict=True):
-            # the last layer has one output, so its product is an outer one
-            back = weights.T if deltas[0] is ones else deltas[0] @ weights.T
-            deltas.insert(0, back * slope(a, h))
-        return deltas
 
     def gradient(self, state: State, weights) -> np.ndarray:
         """``sum_s weights[s] dE_s/dtheta`` in one backward pass.
@@ -277,49 +253,23 @@ class ElementalNetworks:
         -------
         ndarray, shape (P,)
         """
-        batch = state.batch
-        dtype = np.result_type(weights, state.layers[0][0][1], np.float64)
-        theta = self.theta.astype(self.dtype)
-        gradient = np.zeros(len(self.theta), dtype)
-        weights = np.asarray(weights).reshape(batch.n_replicas, -1)
-        per_atom = np.empty((batch.n_replicas, len(batch.species)), weights.dtype)
-        first = batch.structure[: len(batch.species)]
-        per_atom[:, batch.place] = self.scale * weights[:, first]
-        paired = self.dtype == np.float32 and batch.n_replicas % 2 == 0
-        contract = _paired_products if paired else _plain_products
-        for z, rows in enumerate(_species_rows(batch)):
-            kept, layers = state.layers[z], self._parameters(theta, z)
-            deltas = self._deltas(kept, layers)
-            for (w, b, shape), delta, (_, x) in zip(self._slices[z], deltas, kept, strict=True):
-                d_weights, d_biases = contract(x, delta, per_atom[:, rows])
-                gradient[w] = d_weights.reshape(shape[0] * shape[1])
-                gradient[b] = d_biases
-        return gradient
+        from fdforce.kernels.cpu.networks import networks_gradient
+
+        batch, features = state.batch, state.features
+        weights = np.asarray(weights)
+        per_atom = np.empty(batch.n_atoms, np.result_type(weights, np.float64))
+        per_atom[batch.place] = self.scale * weights[batch.structure]
+        dtype = np.result_type(per_atom, features, np.float64)
+        gradient = np.zeros((len(batch.tile_chunks) - 1, len(self.theta)), dtype)
+        paired = features.dtype == np.float32 and batch.n_replicas % 2 == 0
+        networks_gradient(
+            features, state.hidden, state.slopes, per_atom,
+            self.theta.astype(features.dtype, copy=False), self.widths, batch.species_start,
+            batch.n_replicas, paired, batch.tiles, batch.tile_chunks, gradient,
+        )  # fmt: skip
+        return gradient.sum(axis=0)
 
 
 def _species_rows(batch):
     starts = batch.species_start
     return [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-
-
-def _plain_products(x, delta, weights):
-    """``sum_i w_i x_i delta_i'`` and ``sum_i w_i delta_i`` over the atoms of all replicas."""
-    weighted = weights.reshape(-1, 1) * delta
-    return x.T @ weighted, weighted.sum(axis=0)
-
-
-def _paired_products(x, delta, weights):
-    """The same for replicas (+, -, +, -, ..), differences taken first (docs/method.md)."""
-    shape = (len(weights) // 2, 2, weights.shape[1], -1)
-    x, delta, weights = x.reshape(shape), delta.reshape(shape), weights.reshape(shape)
-    half = x.dtype.type(0.5)
-    x_mean, x_difference = half * (x[:, 0] + x[:, 1]), x[:, 0] - x[:, 1]
-    mean, difference = half * (delta[:, 0] + delta[:, 1]), delta[:, 0] - delta[:, 1]
-    total = weights[:, 0] + weights[:, 1]
-    skew = 0.5 * (weights[:, 0] - weights[:, 1])
-    left = total * mean + skew * difference
-    right = 0.25 * total * difference + skew * mean
-    n_in, n_out = x.shape[-1], delta.shape[-1]
-    products = x_mean.reshape(-1, n_in).T @ left.astype(x.dtype).reshape(-1, n_out)
-    products += x_difference.reshape(-1, n_in).T @ right.astype(x.dtype).reshape(-1, n_out)
-    return products, left.sum(axis=(0, 1))

@@ -14,8 +14,10 @@ from ase.data import atomic_numbers, covalent_radii
 
 from fdforce.units import COULOMB
 
-INNER_FRACTION = 0.6
-"""Inner over outer radius."""
+INNER_FRACTION = 0.75
+"""Inner over outer radius. With 0.6 the repulsion sets in so slowly that compressed diamond has a
+false minimum where the network extrapolates; with 0.85 it is so steep that test structures a little
+tighter than all training structures suffer (force errors of ethanol +13 %, of 0.75 none)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class ZBL:
         """
         radii = covalent_radii[[atomic_numbers[element] for element in structures.elements]]
         shortest = shortest_distances(structures, pairs)
-        return cls(structures.elements, np.where(np.isinf(shortest), radii[:, None] + radii, shortest))
+        return cls(
+            structures.elements, np.where(np.isinf(shortest), radii[:, None] + radii, shortest)
+        )
 
     @property
     def cutoff(self) -> float:

@@ -10,7 +10,7 @@ theorem they are ``1/2 sum_l c_nl (sum_m norm_ml |D_ml|^2 - sum_j f_j^2)``, wher
 neighbour species is ``D_ml = sum_j f_j Q_ml(z_j) (x_j + i y_j)^m`` over unit vectors (x, y, z).  Q_ml
 is the monic m-th derivative of the Legendre polynomial P_l:
 ``Q_{m,l+1} = z Q_ml - b_ml Q_{m,l-1}``, ``b_ml = (l^2 - m^2) / (4 l^2 - 1)``, and its own derivative
-is ``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im), with zeros where l < m.
+is ``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im) with l = m .. degree.
 
 The neighbours of one species are taken in tiles.  Every intermediate quantity of a tile is a slot
 of one scratch array at a constant distance from the others, which lets the compiler vectorise over
@@ -30,15 +30,15 @@ norm            (degree + 1, degree + 1)     norm_ml of the addition theorem
 legendre        (degree + 1, n_angular)      c_nl / 2, column n
 spins           (n_species, n_species)       spin of a neighbour (column) seen by an atom (row)
 mean, scale     (n_species, n_features)      standardisation of an atom of that species
-features        (n_replicas, n_atoms,        ``(G - mean) * scale``; row ``place[i]`` is atom i
-                n_features)
+features        (n_atoms_in_all, n_features) ``(G - mean) * scale``; row ``place[i]`` is atom i
 densities       (n_atoms_in_all, n_species,  D_ml, filled by forward, read by backward; may be
-                2 (degree + 1)^2)            empty for forward alone
+                (degree + 1) (degree + 2))   empty for forward alone
 ==============  ===========================  =====================================================
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 
 # Sums over neighbours may be reordered; NaN and infinity must survive.
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
@@ -57,6 +57,33 @@ RADIAL_SLOPE = 21 * TILE
 N_SLOTS = 22
 
 
+@njit(cache=True)
+def _first(m, degree):
+    """Place of the first order l = m in a density."""
+    return m * (2 * degree + 3 - m)
+
+
+def _inverse_sqrt(x):
+    """1 / sqrt(x): for real x from single precision by two Newton steps, 1e-7 -> 1e-14 -> 1e-16.
+
+    A double-precision root and division would take half the time of the geometry.
+    """
+    raise NotImplementedError("compiled by the overload below")
+
+
+@overload(_inverse_sqrt)
+def _inverse_sqrt_overload(x):
+    if isinstance(x, types.Complex):
+        return lambda x: 1.0 / np.sqrt(x)
+
+    def newton(x):
+        y = np.float64(np.float32(1.0) / np.sqrt(np.float32(x)))
+        y = y * (1.5 - 0.5 * x * y * y)
+        return y * (1.5 - 0.5 * x * y * y)
+
+    return newton
+
+
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
 def _geometry(
     positions, cell, neighbor, shift, first, count, padded, atom, base, inverse_cutoff, d, s
@@ -71,13 +98,16 @@ def _geometry(
     c10, c11, c12 = cell[1, 0], cell[1, 1], cell[1, 2]
     c20, c21, c22 = cell[2, 0], cell[2, 1], cell[2, 2]
     inverse_radial, inverse_angular = inverse_cutoff[0], inverse_cutoff[1]
+    # slices and an unsigned index spare the loops the test for negative indices
+    neighbor = neighbor[first : first + count]
+    s0, s1, s2 = shift[0, first:], shift[1, first:], shift[2, first:]
     for k in range(count):
-        j = base + neighbor[first + k]
+        j = np.uintp(base + neighbor[k])
         d[k] = positions[j, 0] - x0
         d[TILE + k] = positions[j, 1] - y0
         d[2 * TILE + k] = positions[j, 2] - z0
     for k in range(count):
-        a, b, c = float(shift[0, first + k]), float(shift[1, first + k]), float(shift[2, first + k])
+        a, b, c = float(s0[k]), float(s1[k]), float(s2[k])
         d[k] += a * c00 + b * c10 + c * c20
         d[TILE + k] += a * c01 + b * c11 + c * c21
         d[2 * TILE + k] += a * c02 + b * c12 + c * c22
@@ -88,8 +118,9 @@ def _geometry(
     near = 0
     for k in range(padded):
         a, b, c = d[k], d[TILE + k], d[2 * TILE + k]
-        r = np.sqrt(a * a + b * b + c * c)
-        inverse = 1.0 / r
+        square = a * a + b * b + c * c
+        inverse = _inverse_sqrt(square)
+        r = square * inverse
         s[X + k] = a * inverse
         s[Y + k] = b * inverse
         s[Z + k] = c * inverse
@@ -239,7 +270,7 @@ def _density(s, count, degree, recursion, zero, density):
                 s[B + k] = v
                 s[C + k] = p2
                 s[D + k] = p3
-        at = 2 * (m * (degree + 1) + m)
+        at = _first(m, degree)
         density[at] += r0
         density[at + 1] += i0
         if m + 1 <= degree:
@@ -268,7 +299,7 @@ def _density(s, count, degree, recursion, zero, density):
                 i2 += v * p4
                 s[C + k] = p3
                 s[D + k] = p4
-            at = 2 * (m * (degree + 1) + l)
+            at = _first(m, degree) + 2 * (l - m)
             density[at] += r0
             density[at + 1] += i0
             if l + 1 <= degree:
@@ -287,15 +318,15 @@ def chebyshev_forward(
     features, densities,
 ):  # fmt: skip
     """Features of every atom of every replica, and the densities that backward needs."""
-    n_atoms = len(place)
+    n_atoms = len(species)
     n_replicas = len(positions) // n_atoms
     n_species = spins.shape[1]
     degree = norm.shape[0] - 1
     n_radial = radial_order + 1
     n_angular = legendre.shape[1]
     n_block = n_radial + n_angular
-    n_blocks = features.shape[2] // n_block
-    n_density = 2 * (degree + 1) ** 2
+    n_blocks = features.shape[1] // n_block
+    n_density = (degree + 1) * (degree + 2)
     for chunk in prange(len(chunks) - 1):
         s = np.empty(N_SLOTS * TILE, features.dtype)
         d = np.empty(3 * TILE, positions.dtype)
@@ -336,7 +367,7 @@ def chebyshev_forward(
                     for q in range(n_density):
                         density[0, q] += own[q]
                         density[1, q] += spin * own[q]
-                out = features[replica, place[i]]
+                out = features[place[atom]]
                 shift_by, scale_by = mean[species[i]], scale[species[i]]
                 for block in range(n_blocks):
                     at = block * n_block
@@ -345,7 +376,7 @@ def chebyshev_forward(
                     for l in range(degree + 1):
                         power[l] = -self_term[block]
                     for m in range(degree + 1):
-                        q = 2 * m * (degree + 1)
+                        q = _first(m, degree) - 2 * m
                         for l in range(m, degree + 1):
                             re, im = density[block, q + 2 * l], density[block, q + 2 * l + 1]
                             power[l] += norm[m, l] * (re * re + im * im)
@@ -397,13 +428,12 @@ def _radial_series(s, count, order, value, slope, one):
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
 def _derivative_coefficients(density, degree, one, d_density):
     """d_density[m, l] = (l - m + 1) density[m - 1, l], the z-derivative of the sweep before m."""
-    stride = 2 * (degree + 1)
     for m in range(1, degree + 1):
         rise = one
-        for l in range(m, degree + 1):
-            at = m * stride + 2 * l
-            d_density[at] = rise * density[at - stride]
-            d_density[at + 1] = rise * density[at - stride + 1]
+        at, below = _first(m, degree), _first(m - 1, degree) + 2
+        for k in range(degree + 1 - m):
+            d_density[at + 2 * k] = rise * density[below + 2 * k]
+            d_density[at + 2 * k + 1] = rise * density[below + 2 * k + 1]
             rise = rise + one
 
 
@@ -411,8 +441,7 @@ def _derivative_coefficients(density, degree, one, d_density):
 def _density_series(s, count, degree, recursion, density, d_density, one):
     """VALUE = sum_ml Re(conj(density_ml) Q_ml(z) (x + i y)^m), GX, GY, GZ its gradient.
 
-    ``density`` and ``d_density`` (of ``_derivative_coefficients``) end in eight zeros, so that a
-    sweep over four orders may read past the last one.
+    ``d_density`` is that of ``_derivative_coefficients``.
     """
     zero = one - one
     for k in range(count):
@@ -425,7 +454,7 @@ def _density_series(s, count, degree, recursion, density, d_density, one):
     power = zero
     for m in range(degree + 1):
         b2, b3 = recursion[m, m + 1], recursion[m, m + 2]
-        at = 2 * (m * (degree + 1) + m)
+        at = _first(m, degree)
         left = degree - m
         a0, c0, e0, h0 = density[at], density[at + 1], d_density[at], d_density[at + 1]
         a1, c1, e1, h1 = zero, zero, zero, zero
@@ -449,7 +478,7 @@ def _density_series(s, count, degree, recursion, density, d_density, one):
             s[D + k] = p3
         for l in range(m + 4, degree + 1, 2):
             b0, b1 = recursion[m, l - 1], recursion[m, l]
-            at = 2 * (m * (degree + 1) + l)
+            at = _first(m, degree) + 2 * (l - m)
             a0, c0, e0, h0 = density[at], density[at + 1], d_density[at], d_density[at + 1]
             a1, c1, e1, h1 = zero, zero, zero, zero
             if l < degree:
@@ -495,14 +524,14 @@ def chebyshev_backward(
     ``d_strain`` is in Voigt order xx yy zz yz xz xy; every chunk of atoms adds into its own
     slice of ``d_positions``.
     """
-    n_atoms = len(place)
+    n_atoms = len(species)
     n_replicas = len(positions) // n_atoms
     n_species = spins.shape[1]
     degree = norm.shape[0] - 1
     n_radial = radial_order + 1
     n_angular = legendre.shape[1]
     n_block = n_radial + n_angular
-    n_blocks = d_features.shape[2] // n_block
+    n_blocks = d_features.shape[1] // n_block
     n_density = densities.shape[2]
     for chunk in prange(len(chunks) - 1):
         s = np.empty(N_SLOTS * TILE, d_features.dtype)
@@ -515,14 +544,14 @@ def chebyshev_backward(
         value = np.zeros(n_radial + 6, d_features.dtype)
         slope = np.zeros(n_radial + 6, d_features.dtype)
         d_power = np.empty((2, degree + 1), d_features.dtype)
-        d_out = np.empty(d_features.shape[2], d_features.dtype)
+        d_out = np.empty(d_features.shape[1], d_features.dtype)
         nothing = 0.0 * positions[0, 0]
         for i in range(chunks[chunk], chunks[chunk + 1]):
             for replica in range(n_replicas):
                 atom = replica * n_atoms + i
                 base = offsets[structure[atom]]
                 for n in range(len(d_out)):
-                    d_out[n] = d_features[replica, place[i], n] * scale[species[i], n]
+                    d_out[n] = d_features[place[atom], n] * scale[species[i], n]
                 both[:] = zero
                 d_power[:] = zero
                 for z in range(n_species):
@@ -561,7 +590,7 @@ def chebyshev_backward(
                         g1 = spin * d_power[1, l] if n_blocks == 2 else zero
                         kappa += g0 + spin * g1
                         for m in range(l + 1):
-                            q = 2 * (m * (degree + 1) + l)
+                            q = _first(m, degree) + 2 * (l - m)
                             d_own[q] = norm[m, l] * (g0 * both[0, q] + g1 * both[1, q])
                             q += 1
                             d_own[q] = norm[m, l] * (g0 * both[0, q] + g1 * both[1, q])

@@ -40,9 +40,7 @@ def half_cosine(r, cutoff):
     return 0.5 * (1 + np.cos(np.pi * r / cutoff)) if r < cutoff else 0.0
 
 
-def atom_features(
-    atoms, i, elements, radial_cutoff, radial_order, angular_cutoff, angular_order
-):
+def atom_features(atoms, i, elements, radial_cutoff, radial_order, angular_cutoff, angular_order):
     """Features of atom i, shape (n_features,)."""
     symbols = atoms.get_chemical_symbols()
     radial, angular = np.zeros((2, radial_order + 1)), np.zeros((2, angular_order + 1))

@@ -1,5 +1,7 @@
 """Elemental networks atom by atom, for real and complex parameters."""
 
+from itertools import pairwise
+
 import numpy as np
 
 CELU_ALPHA = 1.0
@@ -22,9 +24,9 @@ def layers_of(theta, z, n_features, hidden):
     theta holds, element after element and layer after layer, weights row by row and then biases.
     """
     widths = [n_features, *hidden, 1]
-    sizes = [(a + 1) * b for a, b in zip(widths[:-1], widths[1:])]
+    sizes = [(a + 1) * b for a, b in pairwise(widths)]
     at, layers = z * sum(sizes), []
-    for n_in, n_out in zip(widths[:-1], widths[1:]):
+    for n_in, n_out in pairwise(widths):
         weights = np.array([theta[at + i * n_out : at + (i + 1) * n_out] for i in range(n_in)])
         at += n_in * n_out
         layers.append((weights, theta[at : at + n_out]))
@@ -37,7 +39,10 @@ def atom_energy(features, layers, activation, scale=1.0, reference=0.0):
     h = features
     for k, (weights, biases) in enumerate(layers):
         z = np.array(
-            [sum(h[i] * weights[i, o] for i in range(len(h))) + biases[o] for o in range(len(biases))]
+            [
+                sum(h[i] * weights[i, o] for i in range(len(h))) + biases[o]
+                for o in range(len(biases))
+            ]
         )
         h = z if k == len(layers) - 1 else ACTIVATIONS[activation](z)
     return reference + scale * h[0]
@@ -51,4 +56,4 @@ def energies(features, species, offsets, theta, model):
         layers = layers_of(theta, z, len(row), model.hidden)
         reference = model.reference_energies[z]
         atoms.append(atom_energy(standardised, layers, model.activation, model.scale, reference))
-    return np.array([sum(atoms[a:b]) for a, b in zip(offsets[:-1], offsets[1:])])
+    return np.array([sum(atoms[a:b]) for a, b in pairwise(offsets)])

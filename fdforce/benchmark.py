@@ -1,0 +1,149 @@
+"""How long energies, forces and a training gradient take, and how much memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import numpy as np
+
+from fdforce.config import Config
+from fdforce.fitting import new_model, without_offsets
+from fdforce.gradient import loss_gradient
+from fdforce.losses import Target, make_loss
+from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.training import DataSet, residual_target
+
+ATOMS = 1500
+"""Atoms in the batches that are timed, or all there are."""
+LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 5, 50, 4.0
+"""Rounds over the three kinds of work, and the time after which there are enough of them."""
+
+
+def untrained_model(config: Config, structures):
+    """A model with random parameters, its features standardised on a data set.
+
+    Parameters
+    ----------
+    config : Config
+    structures : Structures
+
+    Returns
+    -------
+    EnergyModel
+    """
+    from fdforce.batch import make_batch
+    from fdforce.models.zbl import BASELINES
+
+    some = structures.select(_first_structures(structures, config.optimizer.batch_size))
+    model = new_model(config, structures.elements)
+    pairs = build_pairs(some, model.cutoff, skin=TRAINING_SKIN)
+    if config.model.baseline != "none":
+        model.baseline = BASELINES[config.model.baseline].below(some, pairs)
+    model.standardise([make_batch(some, pairs)])
+    return model
+
+
+def benchmark(
+    model,
+    structures,
+    *,
+    stencil: str = "central",
+    batch_size: int = 16,
+    threads: int = 1,
+    epsilon: float = 1e-5,
+) -> dict:
+    """Time energies, forces and the full energy and force gradient, as training computes them.
+
+    The three are timed in turn, round after round, and the least time of each counts: what else
+    the machine does only ever adds. Making pair lists and batches is not included.
+
+    Parameters
+    ----------
+    model : EnergyModel
+    structures : Structures
+        Labels are not needed.
+    stencil : str
+    batch_size : int
+        Structures in a batch.
+    threads : int
+        Within `fdforce.threads.limit_threads`.
+    epsilon : float
+
+    Returns
+    -------
+    dict
+        Keys of ``fdforce benchmark --json``: times in microseconds per atom, memory in MB (the
+        largest the process has had).
+    """
+    structures = structures.select(_first_structures(structures, batch_size))
+    batches, losses = _batches(model, structures, batch_size, threads)
+    bare = without_offsets(model)
+    work = {
+        "energy": lambda batch, loss: bare.forward(batch),
+        "forces": lambda batch, loss: bare.forces(bare.forward(batch)),
+        "gradient": lambda batch, loss: loss_gradient(
+            bare, batch, loss, epsilon=epsilon, stencil=stencil
+        ),
+    }
+    least = _least_times(work, batches, losses)
+    n_atoms = structures.n_atoms
+    neighbors = build_pairs(structures, model.cutoff, skin=0.0, threads=threads).mean_neighbors
+    return {
+        "n_atoms": n_atoms,
+        "mean_neighbors": neighbors,
+        "device": "cpu",
+        "precision": str(model.dtype),
+        "threads": threads,
+        **{f"{kind}_us_per_atom": 1e6 * seconds / n_atoms for kind, seconds in least.items()},
+        "gradient_over_forces": least["gradient"] / least["forces"],
+        "peak_memory_mb": peak_memory(),
+    }
+
+
+def peak_memory() -> float:
+    """Most memory that the process has had so far, MB."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+
+
+def _first_structures(structures, batch_size):
+    """As many whole batches as hold some `ATOMS`, one at least."""
+    number = int(np.searchsorted(structures.offsets, ATOMS))
+    number = max(-(-number // batch_size) * batch_size, 1)
+    return np.arange(min(number, len(structures)))
+
+
+def _batches(model, structures, batch_size, threads):
+    """Batches and losses like those of training; a label that is absent counts as zero."""
+    pairs = build_pairs(structures, model.cutoff, skin=TRAINING_SKIN, threads=threads)
+    target = residual_target(structures, model.reference_energies, model.baseline, pairs)
+    target = Target(
+        np.nan_to_num(target.energy), np.nan_to_num(target.forces), target.virial, target.weight
+    )
+    data = DataSet(structures, target, pairs)
+    loss = make_loss("squared", mean_atoms=structures.n_atoms / len(structures))
+    batches, losses = [], []
+    order = np.arange(len(structures))
+    for indices in np.array_split(order, -(-len(order) // batch_size)):
+        batch, labels = data.batch(indices, threads)
+        batches.append(batch)
+        losses.append(lambda *result, labels=labels: loss(*result, labels))
+    return batches, losses
+
+
+def _least_times(work, batches, losses):
+    """Least seconds over all batches, of each kind of work."""
+    for run in work.values():  # compile
+        run(batches[0], losses[0])
+    least = dict.fromkeys(work, np.inf)
+    began, rounds = time.perf_counter(), 0
+    while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - began < SECONDS):
+        for kind, run in work.items():
+            start = time.perf_counter()
+            for batch, loss in zip(batches, losses, strict=True):
+                run(batch, loss)
+            least[kind] = min(least[kind], time.perf_counter() - start)
+        rounds += 1
+    return least

@@ -1,0 +1,212 @@
+"""``fdforce fit``."""
+
+import contextlib
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from fdforce.cli.messages import error_table
+from fdforce.cli.options import command, set_option
+from fdforce.examples import EXAMPLES
+
+
+@command("fit", short_help="Train a potential.")
+@click.argument("sources", nargs=-1, metavar="[CONFIG.toml | TRAIN...]")
+@click.option(
+    "--example",
+    type=click.Choice(EXAMPLES),
+    is_flag=False,
+    flag_value=EXAMPLES[0],
+    metavar="[NAME]",
+    help=f"Train on a data set inside the package: {' or '.join(EXAMPLES)} "
+    f"({EXAMPLES[0]} if no NAME is given).",
+)
+@click.option(
+    "--valid",
+    multiple=True,
+    metavar="FRACTION|FILE",
+    help="Validation data: a fraction of TRAIN (0.1 by default) or a file; files may be repeated.",
+)
+@click.option(
+    "--test",
+    multiple=True,
+    metavar="FRACTION|FILE",
+    help="Test data, evaluated at the end alone: a file or a fraction; files may be repeated.",
+)
+@click.option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE by default.")
+@click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training structures.")
+@click.option(
+    "--max-time",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Wall-clock budget; alone, as many epochs as it allows.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of every random choice.")
+@click.option("--threads", type=click.IntRange(min=0), help="CPU threads; 0 = all cores.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where the kernels run.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float64"]),
+    help="Floating-point type of the kernels.",
+)
+@click.option(
+    "--stencil",
+    type=click.Choice(["central", "forward", "central4", "complex"]),
+    help="Finite-difference formula of the force gradient.",
+)
+@set_option
+@click.option(
+    "--resume", metavar="DIR", help="Go on exactly where the run in this directory stopped."
+)
+def fit(sources, example, valid, test, out, resume, overrides, **training):
+    """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
+
+    Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
+    are meant to give a good potential; `fdforce config` prints them all. Ctrl-C or a termination
+    signal stops a run after a checkpoint; --resume goes on from there.
+
+    \b
+    Example:
+      fdforce fit --example --out runs/ethanol
+      fdforce fit train.extxyz --valid 0.1 --test test.extxyz --max-time 600
+      fdforce fit config.toml --set optimizer.learning_rate=0.001
+      fdforce fit --resume runs/ethanol
+    """
+    _check_usage(sources, example, out, resume)
+    config, changes = _settings(sources, example, resume, overrides)
+    _change(changes, "data", valid=_part(valid, "--valid"), test=_part(test, "--test"))
+    stencil = training.pop("stencil")
+    _change(changes, "training", **training)
+    _change(changes, "finite_difference", stencil=stencil)
+    _run(config, changes, out, resume)
+
+
+def _check_usage(sources, example, out, resume):
+    given = [name for name, value in (("data or configuration", sources), ("--example", example),
+                                      ("--resume", resume)) if value]  # fmt: skip
+    if not given:
+        raise click.UsageError("give a CONFIG.toml, data files, --example or --resume DIR")
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other")
+    if resume and out:
+        raise click.UsageError("--resume goes on in its own directory; leave --out out")
+    configs = [name for name in sources if name.endswith(".toml")]
+    if configs and len(sources) > 1:
+        raise click.UsageError(f"{configs[0]}: a configuration stands alone; name data inside it")
+
+
+def _settings(sources, example, resume, overrides):
+    """The configuration to start from, and changes to it that still have to be made."""
+    from fdforce.config import config_from_dict, load_config, override, parse_override
+    from fdforce.examples import EXAMPLE_SETTINGS, example_files
+
+    if resume:
+        config = None
+    elif example:
+        train, test = example_files(example)
+        config = config_from_dict(EXAMPLE_SETTINGS[example])
+        config = override(config, {"data": {"train": [str(train)], "test": str(test)}})
+    elif sources[0].endswith(".toml"):
+        config = load_config(sources[0])
+    else:
+        config = config_from_dict({"data": {"train": list(sources)}})
+    changes: dict = {}
+    for text in overrides:
+        change = parse_override(text)
+        config_from_dict(change, where="--set")  # a wrong key is the fault of --set
+        for table, values in change.items():
+            changes.setdefault(table, {}).update(values)
+    return config, changes
+
+
+def _part(values, option):
+    """A fraction, or files."""
+    if not values:
+        return None
+    if len(values) > 1:
+        return list(values)
+    try:
+        fraction = float(values[0])
+    except ValueError:
+        return list(values)
+    if not 0 <= fraction < 1:
+        raise click.BadParameter(f"{option} {values[0]}: a fraction is at least 0 and below 1")
+    return fraction
+
+
+def _change(changes, table, **values):
+    given = {key: value for key, value in values.items() if value is not None}
+    if given:
+        changes.setdefault(table, {}).update(given)
+
+
+def _run(config, changes, out, resume):
+    from fdforce.cli.progress import EpochPrinter, structure_progress
+    from fdforce.fitting import fit
+
+    training = changes.get("training", {})
+    if training.get("max_time"):
+        training.setdefault("epochs", 0)  # a budget alone: as many epochs as it allows
+    length = _length(config, changes, resume)
+    printer = EpochPrinter(length.epochs, length.max_time)
+    with _termination_as_interrupt():
+        try:
+            result = fit(
+                config, out=out, resume=resume, log=printer.log, on_epoch=printer,
+                progress=structure_progress, **changes,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the run was interrupted before its end") from None
+        finally:
+            printer.finish()
+    _report(result)
+
+
+def _length(config, changes, resume):
+    """The table [training] of the run that is about to start."""
+    from fdforce.config import default_config, load_config, override
+
+    if resume:
+        existing = Path(resume) / "config.toml"
+        # where it is absent, the library has the right words
+        config = load_config(existing) if existing.is_file() else default_config()
+    return override(config, changes, where="options").training
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt():
+    """SIGTERM, as queueing systems send it, ends a run like Ctrl-C: with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(result):
+    """Errors, files, and what to do next."""
+    from fdforce.report.plots import has_matplotlib, plot_learning_curve
+
+    directory = result.directory
+    click.echo(f"\n{error_table(result.metrics)}")
+    files = "model.npz, checkpoint.npz, history.csv, metrics.json, config.toml, log.txt"
+    if has_matplotlib():
+        plot_learning_curve(result.history, directory / "learning_curve.png")
+        files += ", learning_curve.png"
+    click.echo(f"\nin {directory}: {files}")
+    if not has_matplotlib():
+        click.echo("no learning_curve.png: it needs matplotlib (pip install 'fdforce[plot]')")
+    click.echo(
+        f"\nnext:\n  fdforce evaluate {directory / 'model.npz'} DATA\n"
+        f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz\n"
+        f"  fdforce epsilon {directory / 'model.npz'} DATA"
+    )

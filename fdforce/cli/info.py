@@ -1,0 +1,201 @@
+"""``fdforce info``."""
+
+import click
+
+from fdforce.cli.messages import print_json
+from fdforce.cli.options import command, json_option, key_options
+
+SHOWN = 10
+"""Suspicious structures that are listed; of more there is only the number."""
+SAMPLE = 64
+"""Structures whose pairs are listed to estimate the memory of all."""
+
+
+@command("info", short_help="Describe data, models, checkpoints and devices.")
+@click.argument("files", nargs=-1, metavar="[FILE...]")
+@json_option
+@click.option("--devices", is_flag=True, help="Show processor, threads and kernels.")
+@key_options
+def info(files, as_json, devices, **keys):
+    """Describe data files, models (model.npz) and checkpoints.
+
+    Of data: counts, elements, ranges of energies (eV/atom) and forces (eV/Å), shortest distances
+    (Å), structures that deserve a second look, and the memory of the pair list (MB). Of a model:
+    elements, settings, number of parameters and where it comes from.
+
+    \b
+    Example:
+      fdforce info train.extxyz
+      fdforce info runs/first/model.npz
+      fdforce info --devices
+    """
+    if not files and not devices:
+        raise click.UsageError("give a data file, a model or --devices")
+    found = [_describe(path, keys) for path in files]
+    if as_json:
+        values = {"files": found} if files else {}
+        print_json({**values, "devices": _devices()} if devices else values)
+        return
+    printers = {"data": _print_data, "model": _print_model, "checkpoint": _print_checkpoint}
+    for number, item in enumerate(found):
+        click.echo(("\n" if number else "") + f"{item['file']}: {item['kind']}")
+        printers[item["kind"]](item)
+    if devices:
+        click.echo("\ndevices" if found else "devices")
+        _print_pairs(_devices())
+
+
+def _describe(path, keys):
+    if not path.endswith(".npz"):
+        return {"file": path, "kind": "data", **_describe_data(path, keys)}
+    header = _header(path)
+    kind = header["format"].removeprefix("fdforce ")
+    header["family"] = header.pop("kind", None)  # of the model; here kind is that of the file
+    return {"file": path, "kind": kind, **header}
+
+
+def _header(path):
+    """Header of a model or of a checkpoint; the error of a model where it is neither."""
+    from fdforce.checkpoint import load_checkpoint
+    from fdforce.errors import CheckpointError, ModelFileError
+    from fdforce.model_file import load_model, read_header
+
+    try:
+        header = read_header(path)
+    except ModelFileError as problem:
+        try:
+            return load_checkpoint(path)[0]
+        except CheckpointError:
+            raise problem from None
+    return {**header, "n_parameters": len(load_model(path).theta)}
+
+
+def _describe_data(path, keys):
+    import numpy as np
+
+    from fdforce.config import default_config
+    from fdforce.neighbors import build_pairs
+    from fdforce.structures import describe_structures, read_structures
+
+    structures, isolated = read_structures(path, **keys)
+    model = default_config().model
+    cutoff = max(model.radial_cutoff, model.angular_cutoff)
+    number = min(SAMPLE, len(structures))
+    some = structures.select(np.linspace(0, len(structures) - 1, number).round().astype(int))
+    pairs = build_pairs(some, cutoff)
+    return {
+        **describe_structures(structures, isolated),
+        "cutoff": cutoff,
+        "mean_neighbors": pairs.mean_neighbors,
+        "pairs_mb": pairs.nbytes / some.n_atoms * structures.n_atoms / 1e6,
+    }
+
+
+def _devices():
+    import numba
+
+    from fdforce.threads import available_cores
+
+    return {
+        "cpu_cores": available_cores(),
+        "threads": min(available_cores(), numba.config.NUMBA_NUM_THREADS),
+        "numba": numba.__version__,
+        "threading_layer": numba.config.THREADING_LAYER,
+        "gpu": "no GPU support in this version",
+    }
+
+
+def _print_pairs(values):
+    for key, value in values.items():
+        if value not in (None, "", {}, []):
+            click.echo(f"  {key.replace('_', ' '):22}{value}")
+
+
+def _print_data(item):
+    each, distances = item["atoms_per_structure"], item["shortest_distances"]
+    shortest = ", ".join(f"{pair} {value:.3f}" for pair, value in distances.items())
+    labels = ", ".join(f"{name} {item[f'n_{name}']}" for name in ("energy", "forces", "stress"))
+    rows = {
+        "structures": item["n_structures"],
+        "atoms": f"{item['n_atoms']} ({each['min']} to {each['max']} per structure)",
+        "elements": _counts(item["elements"]),
+        "periodic (x, y, z)": _counts(item["periodicity"]),
+        "with": labels,
+        "weights other than 1": item["n_weights"] or None,
+        "config types": _counts(item["config_types"]),
+        "trajectories": item["n_trajectories"] or None,
+        "isolated atoms": ", ".join(f"{e} {v:.6g} eV" for e, v in item["isolated"].items()),
+        "energy": _range(item["energy_per_atom"], "eV/atom"),
+        "density": _range(item["density"], "g/cm³"),
+        "shortest distances": shortest and f"{shortest} Å",
+        "neighbours": f"{item['mean_neighbors']:.1f} per atom within {item['cutoff']:g} Å; "
+        f"pair list about {item['pairs_mb']:.3g} MB",
+    }
+    if forces := item["forces"]:
+        rows["forces"] = f"rms {forces['rms']:.4g}, largest {forces['max']:.4g} eV/Å"
+    if net := item["net_force"]:
+        rows["net force"] = f"median {net['median']:.2g}, largest {net['max']:.2g} eV/Å"
+    _print_pairs(rows)
+    _print_suspicious(item["suspicious"])
+
+
+def _print_suspicious(suspicious):
+    if not suspicious:
+        click.echo("  nothing suspicious")
+        return
+    click.echo(f"  {len(suspicious)} suspicious:")
+    for entry in suspicious[:SHOWN]:
+        click.echo(f"    {entry['structure']}: {entry['reason']}")
+    if len(suspicious) > SHOWN:
+        click.echo(f"    and {len(suspicious) - SHOWN} more (--json lists all)")
+
+
+def _print_model(item):
+    units = item.get("units", {})
+    provenance = item.get("provenance", {})
+    _print_pairs({
+        "family": item["family"],
+        "elements": ", ".join(item["elements"]),
+        "descriptor": _settings(item["descriptor"]),
+        "network": _settings(item["network"]),
+        "parameters": item["n_parameters"],
+        "precision": item["precision"],
+        "baseline": item["baseline"],
+        "units": ", ".join(f"{name} {unit}" for name, unit in units.items()),
+    })  # fmt: skip
+    _print_pairs({name: _plain(value) for name, value in provenance.items()})
+
+
+def _print_checkpoint(item):
+    progress = item["progress"]
+    _print_pairs({
+        "epochs done": progress["epoch"],
+        "best epoch": progress["best_epoch"],
+        "best loss": f"{progress['best_loss']:.4g}",
+        "ε": f"{progress['epsilon']:.2g}",
+        "time": f"{progress['elapsed']:.0f} s",
+        "go on with": "fdforce fit --resume and the directory of this file",
+    })  # fmt: skip
+
+
+def _counts(values):
+    return ", ".join(f"{name} {number}" for name, number in values.items())
+
+
+def _range(values, unit):
+    if values is None:
+        return None
+    return f"{values['min']:.6g} to {values['max']:.6g} {unit}, mean {values['mean']:.6g}"
+
+
+def _settings(values):
+    return ", ".join(
+        str(value) if key == "name" else f"{key} {_plain(value)}"
+        for key, value in values.items() if key != "elements"
+    )  # fmt: skip
+
+
+def _plain(value):
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,105 @@
+"""What users read: errors in one or two lines, tables, JSON."""
+
+import contextlib
+import json
+import math
+import traceback
+import warnings
+
+import click
+
+from fdforce.errors import FdforceError
+
+_DEBUG = "fdforce.debug"
+
+
+def _remember_debug(context, parameter, value):
+    if value:
+        context.meta[_DEBUG] = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Show the traceback of an error, and warnings.",
+)
+
+
+@contextlib.contextmanager
+def readable_errors(context):
+    """Turn exceptions into a message and exit status 1; ``--debug`` shows the traceback too."""
+    with warnings.catch_warnings():
+        if not context.meta.get(_DEBUG):
+            warnings.simplefilter("ignore")
+        try:
+            yield
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as problem:
+            if context.meta.get(_DEBUG):
+                click.echo(traceback.format_exc(), err=True, nl=False)
+            raise click.ClickException(describe(problem)) from problem
+
+
+def describe(problem: BaseException) -> str:
+    """One or two lines that say what went wrong."""
+    if isinstance(problem, FdforceError):
+        return str(problem)
+    if isinstance(problem, KeyboardInterrupt):
+        return str(problem) or "interrupted"
+    if isinstance(problem, MemoryError):
+        return "out of memory; take less data at a time, or smaller cutoffs"
+    if isinstance(problem, OSError) and problem.strerror:
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror}"
+    what = " ".join(str(problem).split())
+    return (
+        f"internal error: {type(problem).__name__}: {what:.300} "
+        "(run with --debug for the traceback)"
+    )
+
+
+def print_json(values) -> None:
+    """Print one JSON object; numbers that are not finite become null."""
+    click.echo(json.dumps(_finite(values), indent=1, ensure_ascii=False))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+_COLUMNS = (("energy", "meV/atom", 1e3), ("force", "meV/Å", 1e3), ("stress", "meV/Å³", 1e3))
+
+
+def error_table(metrics: dict) -> str:
+    """Errors as a table, a line per data set.
+
+    Parameters
+    ----------
+    metrics : dict of dict
+        Name to the result of `fdforce.evaluation.errors`.
+    """
+    titles = "".join(f"{f'{name} ({unit})':>22}" for name, unit, _ in _COLUMNS)
+    kinds = f"{'rmse':>13}{'mae':>9}" * len(_COLUMNS)
+    lines = [f"{'':8}{'':10}{'':9}{titles}", f"{'':8}{'structures':>10}{'atoms':>9}{kinds}"]
+    for name, errors in metrics.items():
+        cells = [
+            _cell(errors[f"{quantity}_{kind}"], factor, width)
+            for quantity, _, factor in _COLUMNS
+            for kind, width in (("rmse", 13), ("mae", 9))
+        ]
+        lines.append(f"{name:8}{errors['n_structures']:10}{errors['n_atoms']:9}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def _cell(value, factor, width):
+    return f"{'-':>{width}}" if value is None else f"{factor * value:{width}.4g}"

@@ -1,0 +1,210 @@
+"""Figures: learning curves, parity plots, error curves over epsilon.
+
+Figures are objects of their own: nothing here touches the state of ``matplotlib.pyplot``.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from fdforce.archive import write_bytes
+from fdforce.errors import FdforceError
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#777777"
+_MANY = 20000
+"""Points of a panel beyond which a random part is drawn."""
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def check_plot_file(path) -> None:
+    """Refuse what cannot become a figure, before any work is done.
+
+    Raises
+    ------
+    FdforceError
+        matplotlib is missing, or the suffix is none of `SUFFIXES`.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise FdforceError(f"{path}: a figure is one of {', '.join(SUFFIXES)}, by its suffix")
+    if not has_matplotlib():
+        raise FdforceError(f"{path}: figures need matplotlib: pip install 'fdforce[plot]'")
+
+
+def plot_learning_curve(history: dict, path) -> None:
+    """Errors of training and validation over epochs.
+
+    Parameters
+    ----------
+    history : dict of str to ndarray
+        Columns of history.csv.
+    path : path
+        Of the figure; see `check_plot_file` for what is refused.
+    """
+    panels = [
+        ("force", "RMS error of force components (meV/Å)"),
+        ("energy", "RMS error of energies (meV/atom)"),
+        ("stress", "RMS error of stress components (meV/Å³)"),
+    ]
+    panels = [
+        (name, label) for name, label in panels
+        if np.isfinite(history[f"train_{name}_rmse"]).any()
+    ]  # fmt: skip
+    figure, axes = _figure(path, len(panels))
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        for part, colour in (("train", _BLUE), ("valid", _ORANGE)):
+            _error_curve(axis, history, part, name, colour)
+        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        _plain_ticks(axis)
+        axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _error_curve(axis, history, part, name, colour):
+    error = 1e3 * history[f"{part}_{name}_rmse"]
+    if not np.isfinite(error).any():
+        return
+    best = np.nanmin(error)
+    title = {"train": "training", "valid": "validation"}[part]
+    style = "." if len(error) == 1 else "-"
+    axis.plot(
+        history["epoch"],
+        error,
+        style,
+        color=colour,
+        linewidth=1.4,
+        label=f"{title} (best {best:.3g})",
+    )
+
+
+def plot_parity(structures, prediction, path) -> None:
+    """Predicted against reference values.
+
+    Parameters
+    ----------
+    structures : Structures
+    prediction : Prediction
+    path : path
+    """
+    panels = _parity_data(structures, prediction)
+    figure, axes = _figure(path, len(panels))
+    for axis, (title, unit, reference, predicted) in zip(axes, panels, strict=True):
+        error = np.sqrt(np.mean((predicted - reference) ** 2))
+        low, high = _range_of(reference, predicted)
+        axis.plot([low, high], [low, high], color=_GREY, linewidth=0.8)
+        reference, predicted = _thinned(reference, predicted)
+        axis.plot(reference, predicted, ".", color=_BLUE, markersize=3, alpha=0.5, rasterized=True)
+        axis.set(
+            xlim=(low, high), ylim=(low, high), aspect="equal",
+            xlabel=f"reference {title} ({unit})", ylabel=f"predicted {title} ({unit})",
+        )  # fmt: skip
+        axis.set_title(f"RMS error {1e3 * error:.4g} m{unit}", fontsize=10)
+    _save(figure, path)
+
+
+def _parity_data(structures, prediction):
+    """(title, unit, reference, predicted) of every quantity that has labels."""
+    counts = structures.counts
+    has_energy, has_stress = structures.has_energy, structures.has_stress
+    energies = (structures.energies / counts)[has_energy]
+    # energies of one composition are told apart by small differences
+    origin = energies.mean() if energies.size else 0.0
+    voigt = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
+    has_forces = ~np.isnan(structures.forces)
+    panels = [
+        ("energy less its mean", "eV/atom", energies - origin,
+         (prediction.energies / counts)[has_energy] - origin),
+        ("force component", "eV/Å", structures.forces[has_forces], prediction.forces[has_forces]),
+        ("stress component", "eV/Å³", structures.stresses[has_stress][:, *voigt].ravel(),
+         prediction.stresses[has_stress][:, *voigt].ravel()),
+    ]  # fmt: skip
+    return [panel for panel in panels if panel[2].size]
+
+
+def _range_of(*values):
+    low, high = min(v.min() for v in values), max(v.max() for v in values)
+    margin = 0.04 * (high - low) or 1e-3
+    return low - margin, high + margin
+
+
+def _thinned(*values):
+    if len(values[0]) <= _MANY:
+        return values
+    chosen = np.random.default_rng(0).choice(len(values[0]), _MANY, replace=False)
+    return [value[chosen] for value in values]
+
+
+def plot_epsilon(scan, path, length_scale: float = 1.0) -> None:
+    """Error curves over epsilon with the recommendation.
+
+    Parameters
+    ----------
+    scan : EpsilonScan
+    path : path
+    length_scale : float, Å
+        a0.
+    """
+    figure, (axis,) = _figure(path, 1, width=6.0)
+    axis.axvspan(*scan.flat, color="#e8eef6", label="within twice the least error")
+    curves = (
+        (scan.err_loss, "o-", _BLUE, r"Err[$\tilde{L}$], known without a true gradient"),
+        (scan.err_gradient, "s-", _ORANGE, r"Err[$\tilde{\nabla}L$], against the true gradient"),
+    )
+    for error, style, colour, label in curves:
+        if error is not None:
+            axis.plot(
+                scan.epsilon, error, style, color=colour, markersize=3.5, linewidth=1, label=label
+            )
+    axis.axvline(
+        scan.recommended, color=_GREY, linewidth=1, linestyle="--",
+        label=f"recommended ε = {scan.recommended:.2g}",
+    )  # fmt: skip
+    axis.set(
+        xscale="log", yscale="log", ylabel="relative error",
+        xlabel=f"ε, largest displacement / {length_scale:g} Å",
+        title=f"{scan.stencil} differences, {scan.precision}",
+    )  # fmt: skip
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _figure(path, n_panels, width=4.2):
+    check_plot_file(path)
+    from matplotlib.figure import Figure
+
+    n_panels = max(n_panels, 1)
+    figure = Figure(figsize=(width * n_panels, 4.0), layout="constrained")
+    axes = figure.subplots(1, n_panels, squeeze=False)[0]
+    for axis in axes:
+        axis.grid(color="#dddddd", linewidth=0.5)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _plain_ticks(axis):
+    """Write 20, 50, 100 on a short logarithmic axis, not powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_ylim()
+    if high < 100 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _save(figure, path):
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.lower().lstrip("."), dpi=150)
+    write_bytes(path, content.getvalue())

@@ -1,0 +1,428 @@
+"""The commands: what they print and write, and how they fail."""
+
+import csv
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from click.testing import CliRunner
+
+import fdforce
+from fdforce.cli import COMMANDS, main
+from fdforce.config import default_config, load_config
+from fdforce.examples import example_files
+from fdforce.structure_files import read_file
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "--set=model.hidden=[6]", "--set=model.radial_order=4", "--set=model.angular_order=2",
+    "--set=optimizer.batch_size=8", "--threads=1",
+)  # fmt: skip
+FILES = {
+    "model.npz", "checkpoint.npz", "history.csv", "metrics.json", "config.toml", "log.txt",
+    "learning_curve.png",
+}  # fmt: skip
+ERRORS = {
+    "n_structures", "n_atoms", "energy_rmse", "energy_mae", "force_rmse", "force_mae",
+    "stress_rmse", "stress_mae",
+}  # fmt: skip
+
+
+def run(*arguments):
+    # click 8.1 mixes the streams unless told not to; 8.2 has no such argument
+    separate = (
+        {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    )
+    return CliRunner(**separate).invoke(main, [str(a) for a in arguments], prog_name="fdforce")
+
+
+def succeed(*arguments) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(*arguments) -> str:
+    """The message of a command that fails as it should: one or two lines on stderr, status 1."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    assert "internal error" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("Error: ")
+    assert len(lines) <= 2
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "ethanol.extxyz"
+    ase.io.write(path, read_file(example_files("ethanol")[1])[::15])
+    return path
+
+
+@pytest.fixture(scope="module")
+def crystal(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "diamond.extxyz"
+    ase.io.write(path, read_file(example_files("diamond")[1])[::12])
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    text = succeed("fit", data, "--test", data, "--out", out, "--epochs", 4, *SMALL)
+    assert "valid" in text
+    assert "fdforce evaluate" in text
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(fitted) -> Path:
+    return fitted / "model.npz"
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    text = succeed(name, "--help")
+    assert f"Example:\n    fdforce {name}" in text
+    assert main.get_command(None, name).short_help in succeed("--help")
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=lambda a: a or "-")
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from fdforce.cli import main\n"
+        f"main([*{arguments}, '--help'], standalone_mode=False)\n"
+        "heavy = {'numpy', 'numba', 'ase', 'scipy', 'matplotlib', 'vesin'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version():
+    assert succeed("--version") == f"fdforce, version {fdforce.__version__}\n"
+
+
+def test_config_prints_a_configuration(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(succeed("config"))
+    assert load_config(path) == default_config()
+
+
+# -- fit -------------------------------------------------------------------------------------------
+
+
+def test_fit_makes_the_files_of_the_contract(fitted):
+    assert {path.name for path in fitted.iterdir()} == FILES
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    assert list(metrics) == ["train", "valid", "test"]
+    assert all(set(errors) == ERRORS for errors in metrics.values())
+    rows = list(csv.DictReader((fitted / "history.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    promised = {"seconds", "learning_rate", "epsilon", "err_loss", "train_loss"}
+    promised |= {
+        f"{part}_{quantity}_{kind}" for part in ("train", "valid")
+        for quantity in ("energy", "force", "stress") for kind in ("rmse", "mae")
+    }  # fmt: skip
+    assert promised <= set(rows[0])
+
+
+def test_the_written_configuration_reproduces_the_run(fitted, tmp_path):
+    succeed("fit", fitted / "config.toml", "--out", tmp_path / "again")
+    first, second = (fdforce.load_model(d / "model.npz") for d in (fitted, tmp_path / "again"))
+    np.testing.assert_array_equal(first.theta, second.theta)
+
+
+def test_fit_with_fractions_time_budget_and_stencil(data, tmp_path):
+    text = succeed(
+        "fit", data, "--valid", 0.2, "--test", 0.2, "--max-time", 1.5, "--stencil", "forward",
+        "--seed", 3, "--out", tmp_path / "run", *SMALL,
+    )  # fmt: skip
+    assert "12 train, 4 valid, 4 test" in text
+    config = load_config(tmp_path / "run" / "config.toml")
+    assert (config.training.epochs, config.training.max_time) == (0, 1.5)
+    assert (config.training.seed, config.finite_difference.stencil) == (3, "forward")
+
+
+def test_example_needs_no_name(tmp_path, monkeypatch):
+    seen = {}
+
+    def stop(config, **options):
+        seen.update(config=config, **options)
+        raise fdforce.FdforceError("stopped by the test")
+
+    monkeypatch.setattr("fdforce.fitting.fit", stop)
+    for arguments, name in ((["--example"], "ethanol"), (["--example", "diamond"], "diamond")):
+        assert "stopped by the test" in fail("fit", *arguments, "--epochs", 7)
+        train, test = example_files(name)
+        assert seen["config"].data.train == [str(train)]
+        assert seen["config"].data.test == str(test)
+        assert seen["training"] == {"epochs": 7}
+
+
+def test_fit_without_matplotlib_says_so(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = succeed("fit", data, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    assert "no learning_curve.png: it needs matplotlib" in text
+    assert not (tmp_path / "run" / "learning_curve.png").exists()
+
+
+def test_termination_leaves_a_checkpoint(data, tmp_path, monkeypatch):
+    def terminate(printer, progress, row):
+        if progress.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("fdforce.cli.progress.EpochPrinter.__call__", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    message = fail("fit", data, "--out", tmp_path / "run", "--epochs", 50, *SMALL)
+    assert "interrupted" in message
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    text = succeed("fit", "--resume", tmp_path / "run", "--epochs", 3)
+    assert "resumed after epoch 2" in text
+
+
+# -- evaluate, predict, epsilon, benchmark, info ---------------------------------------------------
+
+
+def test_evaluate_json_has_the_keys_of_the_contract(model, fitted, data):
+    errors = json.loads(succeed("evaluate", model, data, "--json", "--threads", 1))
+    assert set(errors) == ERRORS
+    assert errors["stress_rmse"] is None
+    stored = json.loads((fitted / "metrics.json").read_text())["test"]
+    # another number of threads sums in another order
+    assert errors["force_rmse"] == pytest.approx(stored["force_rmse"], rel=1e-10)
+    assert "meV/atom" in succeed("evaluate", model, data, data)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_evaluate_plots(model, data, tmp_path, suffix):
+    succeed("evaluate", model, data, "--plot", tmp_path / f"parity.{suffix}")
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    assert (tmp_path / f"parity.{suffix}").read_bytes().startswith(start)
+
+
+def test_predictions_read_again_equal_evaluate(model, data, tmp_path):
+    out = tmp_path / "new" / "out.extxyz"
+    succeed("predict", model, data, "-o", out)
+    assert [path.name for path in out.parent.iterdir()] == ["out.extxyz"]
+    predicted, labelled = ase.io.read(out, ":"), ase.io.read(data, ":")
+    forces = [a.get_forces() - b.get_forces() for a, b in zip(predicted, labelled, strict=True)]
+    errors = json.loads(succeed("evaluate", model, data, "--json"))
+    # extended xyz holds eight decimals
+    assert np.sqrt(np.mean(np.square(forces))) == pytest.approx(errors["force_rmse"], abs=1e-7)
+    for atoms, old in zip(predicted, labelled, strict=True):
+        assert atoms.info["trajectory"] == old.info["trajectory"]
+        assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy())
+        assert "stress" not in atoms.calc.results
+
+
+def test_predict_writes_stress_and_replaces_files(crystal, tmp_path):
+    run_dir, out = tmp_path / "run", tmp_path / "out.extxyz.gz"
+    succeed("fit", crystal, "--out", run_dir, "--epochs", 1, *SMALL)
+    for _ in range(2):
+        succeed("predict", run_dir / "model.npz", crystal, "-o", out)
+    structures, _ = fdforce.read_structures(crystal)
+    expected = fdforce.predict(fdforce.load_model(run_dir / "model.npz"), structures)
+    predicted, _ = fdforce.read_structures(out)
+    # the stress is written with at least eight digits; those of the forces count here
+    np.testing.assert_allclose(predicted.stresses, expected.stresses, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(predicted.forces, expected.forces, atol=1e-8)
+
+
+def test_epsilon_json_and_plot(model, data, tmp_path):
+    figure = tmp_path / "epsilon.png"
+    scan = json.loads(
+        succeed("epsilon", model, data, "--json", "--structures", 3, "--plot", figure)
+    )
+    keys = {"epsilon", "err_loss", "err_gradient", "recommended", "precision", "stencil"}
+    assert set(scan) == keys
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert len(scan["epsilon"]) == len(scan["err_loss"]) == len(scan["err_gradient"])
+    assert 1e-8 < scan["recommended"] < 1e-4
+    assert min(scan["err_gradient"]) < 1e-7
+
+
+def test_epsilon_table(model, data):
+    text = succeed("epsilon", model, data, "--structures", 2, "--fixed-g0", 0.7)
+    for word in ("round-off", "truncation", "<- best", "recommended ε"):
+        assert word in text
+
+
+def test_benchmark_json(data):
+    keys = {
+        "n_atoms", "mean_neighbors", "device", "precision", "threads", "energy_us_per_atom",
+        "forces_us_per_atom", "gradient_us_per_atom", "gradient_over_forces", "peak_memory_mb",
+    }  # fmt: skip
+    found = json.loads(succeed("benchmark", data, "--json", *SMALL))
+    assert set(found) == keys
+    assert found["n_atoms"] == 180
+
+
+def test_info_on_data_model_checkpoint_and_devices(data, model, fitted):
+    text = succeed("info", data, model, fitted / "checkpoint.npz", "--devices")
+    for words in (
+        "structures            20",
+        "nothing suspicious",
+        "parameters",
+        "epochs done",
+        "gpu",
+    ):
+        assert words in text
+    found = json.loads(succeed("info", data, model, "--json"))
+    assert [item["kind"] for item in found["files"]] == ["data", "model"]
+    assert found["files"][0]["elements"] == {"H": 120, "C": 40, "O": 20}
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_failures_of_fit_write_nothing(data, tmp_path):
+    out = tmp_path / "run"
+    broken = tmp_path / "broken.extxyz"
+    absent = tmp_path / "absent.extxyz"
+    assert "no such file" in fail("fit", absent, "--out", out)
+    assert "no such file" in fail("fit", tmp_path / "absent.toml", "--out", out)
+    assert "unknown key training.epoch" in fail(
+        "fit", data, "--set", "training.epoch=3", "--out", out
+    )
+    assert "CPU alone" in fail("fit", data, "--device", "cuda", "--out", out)
+    frames = ase.io.read(data, ":")
+    frames[3].calc.results["forces"][2, 1] = np.nan
+    ase.io.write(broken, frames)
+    assert "broken.extxyz[3]" in fail("fit", broken, "--out", out)
+    assert not out.exists()
+
+
+def test_an_existing_run_is_kept(fitted, data):
+    before = (fitted / "model.npz").read_bytes()
+    assert "already holds a run" in fail("fit", data, "--out", fitted)
+    assert (fitted / "model.npz").read_bytes() == before
+
+
+def test_files_that_are_no_models(model, data, tmp_path, fitted):
+    foreign, short = tmp_path / "foreign.npz", tmp_path / "short.npz"
+    np.savez(foreign, x=np.zeros(3))
+    short.write_bytes(model.read_bytes()[:-200])
+    for path in (foreign, short, data, tmp_path / "absent.npz", fitted / "checkpoint.npz"):
+        for command in ("evaluate", "epsilon"):
+            assert str(path) in fail(command, path, data)
+        fail("predict", path, data, "-o", tmp_path / "out.extxyz")
+    assert {path.name for path in tmp_path.iterdir()} == {"foreign.npz", "short.npz"}
+    assert str(foreign) in fail("info", foreign)
+
+
+def test_unknown_element(model, tmp_path):
+    other = tmp_path / "other.extxyz"
+    atoms = Atoms("HTi", [[0, 0, 0], [0, 0, 1.7]])
+    ase.io.write(other, [Atoms("H"), atoms])
+    message = fail("predict", model, other, "-o", tmp_path / "out.extxyz")
+    assert "other.extxyz[1]: atom 1 is Ti" in message
+    assert not (tmp_path / "out.extxyz").exists()
+
+
+def test_unlabelled_data(model, tmp_path):
+    bare = tmp_path / "bare.extxyz"
+    ase.io.write(bare, Atoms("H2", [[0, 0, 0], [0, 0, 0.8]]))
+    assert "bare.extxyz" in fail("evaluate", model, bare)
+    assert "bare.extxyz" in fail("epsilon", model, bare)
+    succeed("predict", model, bare, "-o", tmp_path / "out.extxyz")
+
+
+def test_figures_that_cannot_be_drawn(model, data, tmp_path, monkeypatch):
+    assert ".svg" in fail("evaluate", model, data, "--plot", tmp_path / "parity.doc")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for command in ("evaluate", "epsilon"):
+        message = fail(command, model, data, "--plot", tmp_path / "figure.png")
+        assert "need matplotlib: pip install 'fdforce[plot]'" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_formats_that_cannot_be_written(model, data, tmp_path):
+    assert "ASE writes no such format" in fail("predict", model, data, "-o", tmp_path / "out.nope")
+    assert "take .extxyz" in fail("predict", model, data, "-o", tmp_path / "out.cube")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_this_version_cannot_do(model, data):
+    assert "not available in this version" in fail("epsilon", "mymodule:make_model", data)
+    assert "CPU alone" in fail("evaluate", model, data, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["fit"],
+        ["fit", "a.extxyz", "--example"],
+        ["fit", "--example", "water"],
+        ["fit", "a.toml", "b.extxyz"],
+        ["fit", "--resume", "run", "--out", "other"],
+        ["fit", "a.extxyz", "--valid", "1.5"],
+        ["fit", "a.extxyz", "--epochs", "many"],
+        ["evaluate"],
+        ["evaluate", "model.npz"],
+        ["predict", "model.npz", "a.extxyz"],
+        ["epsilon", "model.npz", "a.extxyz", "--stencil", "complex"],
+        ["info"],
+        ["benchmark", "a.extxyz", "b.extxyz"],
+        ["benchmark", "model.npz", "--set", "model.hidden=[3]"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+
+
+def test_unexpected_errors(monkeypatch, data):
+    def broken(*_, **__):
+        raise ZeroDivisionError("one over\nzero")
+
+    monkeypatch.setattr("fdforce.structures.describe_structures", broken)
+    expected = (
+        "Error: internal error: ZeroDivisionError: one over zero "
+        "(run with --debug for the traceback)\n"
+    )
+    result = run("info", data)
+    assert (result.exit_code, result.stderr) == (1, expected)
+    for arguments in (["--debug", "info", data], ["info", data, "--debug"]):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr
+
+
+def test_a_full_disk(monkeypatch, model, data, tmp_path):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "out.extxyz")
+
+    monkeypatch.setattr("ase.io.write", full)
+    message = fail("predict", model, data, "-o", tmp_path / "out.extxyz")
+    assert message == "Error: out.extxyz: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe():
+    code = "from fdforce.cli import main; main(['config'])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
