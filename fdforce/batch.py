@@ -125,7 +125,7 @@ class Batch:
         return replace(
             self,
             positions=positions.reshape(-1, 3),
-            cells=np.ascontiguousarray(cells, positions.dtype).reshape(-1, 3, 3),
+            cells=np.array(cells, dtype=positions.dtype, order="C").reshape(-1, 3, 3),
             volumes=np.tile(self.volumes, n_replicas),
             structure=(self.structure + replica * len(self)).ravel(),
             offsets=np.append(
@@ -139,8 +139,8 @@ class Batch:
 
     def _check_skin(self, direction, step, strain, eta):
         """Both atoms of a pair may move, and the strain moves a pair by its distance."""
-        if not step.size:
-            return
+        if not step.size or not np.isfinite(eta).all():
+            return  # what is not finite surfaces in the results
         largest = 2 * np.max(np.abs(step) * np.sqrt(np.einsum("ij,ij->i", direction, direction)))
         if strain is not None:
             reach = np.abs(eta) * np.linalg.norm(strain, 2, axis=(1, 2))

@@ -10,8 +10,16 @@ from fdforce.errors import ConfigError
 EXAMPLES = ("ethanol", "diamond")
 
 EXAMPLE_SETTINGS = {
-    "ethanol": {"training": {"epochs": 400}, "optimizer": {"batch_size": 8}},
-    "diamond": {"training": {"epochs": 150}},
+    "ethanol": {
+        "model": {"activation": "silu"},
+        "optimizer": {"batch_size": 8, "learning_rate": 0.0015},
+        "training": {"epochs": 300},
+    },
+    "diamond": {
+        "model": {"activation": "silu", "radial_cutoff": 5.0, "angular_cutoff": 4.0},
+        "optimizer": {"batch_size": 4, "learning_rate": 0.003},
+        "training": {"epochs": 400},
+    },
 }
 """Where ``fdforce fit --example`` leaves the defaults, so that it takes a minute or two."""
 

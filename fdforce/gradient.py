@@ -57,8 +57,8 @@ class GradientStep:
     ----------
     gradient : ndarray, or a list or dict of arrays
         dL/dtheta, in kind of what the model returns.
-    loss : float
-        L, with the energy term where there is one.
+    loss : float or None
+        L, with the energy term where there is one; None for a given direction without labels.
     loss_error : float or None
         Err[L~] of S20, Eq. 12: relative error of the force loss estimated from the energies of the
         replicas. None where those are not available.
@@ -114,11 +114,14 @@ def step_lengths(
     if g0 is not None:
         return np.full(n_structures, epsilon * length_scale / g0)
     largest = np.zeros(n_structures)
-    np.maximum.at(largest, structure, np.sqrt(np.einsum("ij,ij->i", direction, direction)))
+    with np.errstate(invalid="ignore"):  # forces that are not finite give a step that is not
+        np.maximum.at(largest, structure, np.sqrt(np.einsum("ij,ij->i", direction, direction)))
     if strain is not None:
-        largest = np.maximum(largest, reach * np.linalg.norm(strain, 2, axis=(1, 2)))
-    moving = largest > 0
-    return np.where(moving, epsilon * length_scale / np.where(moving, largest, 1), 0.0)
+        finite = np.isfinite(strain).all(axis=(1, 2))
+        norm = np.linalg.norm(np.where(finite[:, None, None], strain, 0), 2, axis=(1, 2))
+        largest = np.maximum(largest, reach * np.where(finite, norm, np.nan))
+    still = largest == 0
+    return np.where(still, 0.0, epsilon * length_scale / np.where(still, 1, largest))
 
 
 def loss_gradient(
@@ -177,7 +180,7 @@ def loss_gradient(
         direction, strain, batch.structure, n_structures,
         epsilon=epsilon, length_scale=length_scale, reach=batch.cutoff, g0=g0,
     )  # fmt: skip
-    moving = eta > 0
+    moving = eta != 0
     inverse_eta = np.where(moving, 1 / np.where(moving, eta, 1), 0.0)
     d_energy = np.zeros(n_structures) if terms.d_energy is None else terms.d_energy
 
@@ -216,7 +219,7 @@ def loss_gradient(
         # dE/d eta along the direction is -g.f - H:W
         details["defect"] = np.where(moving, -np.real(estimate) * inverse_eta - slope, 0.0)
     error = None
-    if details["defect"] is not None:
+    if details["defect"] is not None and terms.value is not None:
         error = relative_loss_error(details["defect"], terms.force_loss)
     return GradientStep(gradient, terms.value, error, eta, forces, details)
 
@@ -309,7 +312,7 @@ class _Callables:
 
 @dataclass(frozen=True)
 class _Terms:
-    value: float
+    value: float | None
     force_loss: np.ndarray
     d_forces: np.ndarray
     d_virial: np.ndarray | None
@@ -426,7 +429,8 @@ def force_loss_gradient(
         g = weights * error if direction is None else direction
         value = 0.5 * float(np.sum(weights * error**2))
         if reference_stress is None:
-            return _Terms(value, np.array([value]), g, None)
+            labelled = value if reference_forces is not None else None
+            return _Terms(labelled, np.array([value]), g, None)
         if not model.with_stress:
             raise ValueError(
                 "reference_stress is given, but energy_and_forces returns no stress: "
@@ -501,12 +505,12 @@ def force_loss_gradients(
     ]  # fmt: skip
     defects = [step.details["defect"] for step in steps]
     error = None
-    if all(defect is not None for defect in defects):
+    if all(defect is not None for defect in defects) and all(s.loss is not None for s in steps):
         losses = np.concatenate([step.details["force_loss"] for step in steps])
         error = relative_loss_error(np.concatenate(defects), losses)
     return GradientStep(
         gradient=_combine(np.ones(n), [step.gradient for step in steps]),
-        loss=sum(step.loss for step in steps),
+        loss=None if any(s.loss is None for s in steps) else sum(s.loss for s in steps),
         loss_error=error,
         eta=[step.eta for step in steps],
         forces=[step.forces for step in steps],

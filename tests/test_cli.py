@@ -157,6 +157,12 @@ def test_fit_with_fractions_time_budget_and_stencil(data, tmp_path):
     assert (config.training.seed, config.finite_difference.stencil) == (3, "forward")
 
 
+def test_a_budget_that_ends_before_the_first_epoch(data, tmp_path):
+    text = succeed("fit", data, "--max-time", 1e-3, "--out", tmp_path / "run", *SMALL)
+    assert "0 epochs" in text
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
 def test_example_needs_no_name(tmp_path, monkeypatch):
     seen = {}
 

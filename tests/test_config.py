@@ -241,7 +241,7 @@ def test_unknown_names(tmp_path, text, expected):
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("training.epochs=0", "training.epochs = 0: must be at least 1"),
+        ("training.epochs=-1", "training.epochs = -1: must be at least 0"),
         ("training.epochs=1.5", "training.epochs = 1.5: expected an integer"),
         ("training.epochs=true", "training.epochs = true: expected an integer"),
         ("training.epochs=ten", 'training.epochs = "ten": expected an integer'),
@@ -304,8 +304,8 @@ def test_values_that_are_refused(setting, expected):
 
 
 def test_a_file_is_named_with_its_value(tmp_path):
-    path = write(tmp_path, "[training]\nepochs = 0\n")
-    assert message(load_config, path) == f"{path}: training.epochs = 0: must be at least 1"
+    path = write(tmp_path, "[training]\nepochs = -1\n")
+    assert message(load_config, path) == f"{path}: training.epochs = -1: must be at least 0"
 
 
 def test_the_caller_can_name_the_source():

@@ -7,8 +7,9 @@ from ase.build import bulk
 
 from fdforce.descriptors import Chebyshev
 from fdforce.errors import ConfigError
+from fdforce.kernels.cpu.networks import networks_forward, networks_gradient
 from fdforce.models import MODELS, ElementalNetworks
-from fdforce.models.activations import ACTIVATIONS
+from fdforce.models.elemental_networks import ACTIVATIONS
 from tests.checks import COMPLEX_STEP, batch_of, relative, symmetric
 from tests.naive import chebyshev as naive_chebyshev
 from tests.naive import networks as naive
@@ -233,36 +234,38 @@ def test_float32_differences_of_replicas_lose_nothing_to_the_product(n_replicas)
     assert error > 1e-8
 
 
-def test_paired_products_are_the_plain_ones():
-    from fdforce.models.elemental_networks import _paired_products, _plain_products
+def test_float32_differences_keep_their_digits():
+    """A thousand atoms whose features differ by 1e-4 between replicas, with weights +-5e3.
 
-    rng = np.random.default_rng(10)
-    x, delta = rng.normal(size=(4, 30, 5)), rng.normal(size=(4, 30, 3))
-    weights = rng.normal(size=4 * 30)
-    both = [
-        products(x.reshape(-1, 5), delta.reshape(-1, 3), weights, 4)
-        for products in (_plain_products, _paired_products)
-    ]
-    for plain, paired in zip(*both):
-        # the same 120 terms in another order
-        assert paired == pytest.approx(plain, rel=0, abs=1e-13 * 120)
-
-
-def test_paired_products_keep_the_digits_of_small_differences():
-    """Replicas that differ by 1e-4 with weights +-1e4 / 2, exact inputs in float32."""
-    from fdforce.models.elemental_networks import _paired_products, _plain_products
-
+    The same numbers, exact in float32, go through the kernel in float32, paired and not, and in
+    float64. Activation linear, so that nothing else is rounded.
+    """
     rng = np.random.default_rng(11)
     x = rng.normal(size=(1, 1000, 6)) + 1e-4 * np.array([1, -1])[:, None, None]
-    delta = rng.normal(size=(1, 1000, 4)) * (1 + 1e-4 * np.array([1, -1])[:, None, None])
-    x, delta = x.astype(np.float32).reshape(-1, 6), delta.astype(np.float32).reshape(-1, 4)
-    weights = np.repeat([0.5e4, -0.5e4], 1000)
-    exact, _ = _plain_products(x.astype(float), delta.astype(float), weights, 2)
-    paired, _ = _paired_products(x, delta, weights, 2)
-    plain, _ = _plain_products(x, delta, weights.astype(np.float32), 2)
-    # 1000 terms with float32 round-off of each difference, none of them amplified by 1e4
-    assert relative(paired, exact) < 1e-6
-    assert relative(plain, exact) > 10 * relative(paired, exact)
+    x = x.reshape(-1, 6).astype(np.float32)
+    weights = np.repeat([5e3, -5e3], 1000)
+    widths, tiles = np.array([6, 4, 1]), np.array([[0, 0, 1000]])
+    chunks, start = np.array([0, 1]), np.array([0, 2000])
+    theta = rng.normal(size=33).astype(np.float32)
+
+    def gradient(dtype, paired):
+        hidden, slopes = np.zeros((2, 8000), dtype)
+        numbers = x.astype(dtype), theta.astype(dtype)
+        code = ACTIVATIONS.index("linear")
+        output = np.zeros(2000)
+        networks_forward(*numbers, widths, code, start, 2, tiles, chunks, hidden, slopes, output)
+        d_theta = np.zeros((1, 33))
+        networks_gradient(
+            numbers[0], hidden, slopes, weights, numbers[1], widths, start, 2, paired,
+            tiles, chunks, d_theta,
+        )  # fmt: skip
+        return d_theta[0, :24]  # weights of the first layer
+
+    exact = gradient(np.float64, False)
+    assert relative(gradient(np.float64, True), exact) < 1e-11
+    # float32 round-off of the differences, none of it amplified by 1e4
+    assert relative(gradient(np.float32, True), exact) < 1e-5
+    assert relative(gradient(np.float32, False), exact) > 1e-5
 
 
 def test_complex_weights_and_positions():

@@ -9,6 +9,7 @@ STENCILS = ("central", "forward", "central4")
 
 def command(name: str, **settings):
     """A command with ``--debug``, also after its own name."""
+
     def decorate(function):
         return debug_option(click.command(name, **settings)(function))
 

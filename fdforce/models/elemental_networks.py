@@ -145,14 +145,14 @@ class ElementalNetworks:
         count = np.zeros(n_elements)
         first = np.zeros((n_elements, self.descriptor.n_features))
         second = np.zeros_like(first)
-        origin = None
+        origin: dict[int, np.ndarray] = {}  # second moments about a nearby point
         for batch in batches:
             plain = np.zeros((n_elements, self.descriptor.n_features))
             features, _ = self.descriptor.forward(batch, plain, plain + 1, keep=False)
-            if origin is None:
-                origin = features.mean(axis=0)  # second moments about a nearby point
             for z, rows in enumerate(_species_rows(batch)):
-                centred = features[rows] - origin
+                if rows.start == rows.stop:
+                    continue
+                centred = features[rows] - origin.setdefault(z, features[rows].mean(axis=0))
                 count[z] += len(centred)
                 first[z] += centred.sum(axis=0)
                 second[z] += (centred**2).sum(axis=0)
@@ -161,7 +161,8 @@ class ElementalNetworks:
         seen = (count > 0)[:, None]
         constant = deviation < 1e-8
         scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
-        self.feature_mean = np.where(seen, first / n + origin, 0)
+        origins = np.array([origin.get(z, first[z]) for z in range(n_elements)])
+        self.feature_mean = np.where(seen, first / n + origins, 0)
         self.feature_scale = np.where(seen, scale, 1)
 
     def forward(self, batch) -> State:

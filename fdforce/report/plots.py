@@ -57,17 +57,19 @@ def plot_learning_curve(history: dict, path) -> None:
         ("energy", "RMS error of energies (meV/atom)"),
         ("stress", "RMS error of stress components (meV/Å³)"),
     ]
-    panels = [
+    present = [
         (name, label) for name, label in panels
         if np.isfinite(history[f"train_{name}_rmse"]).any()
     ]  # fmt: skip
+    panels = present or panels[:1]  # a time budget may end before the first epoch
     figure, axes = _figure(path, len(panels))
     for axis, (name, label) in zip(axes, panels, strict=True):
         for part, colour in (("train", _BLUE), ("valid", _ORANGE)):
             _error_curve(axis, history, part, name, colour)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")
         _plain_ticks(axis)
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
     _save(figure, path)
 
 

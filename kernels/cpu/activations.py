@@ -5,7 +5,6 @@ once for every number); complex arguments use NumPy's.
 """
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
@@ -34,7 +33,7 @@ def _as_double(typing_context, bits):
     """The float64 with the given 64 bits."""
 
     def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
+        return builder.bitcast(arguments[0], context.get_value_type(types.float64))
 
     return types.float64(types.int64), generate
 

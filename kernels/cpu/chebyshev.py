@@ -128,7 +128,7 @@ def _geometry(
         s[V_RADIAL + k] = r * inverse_radial - 0.5
         v = r * inverse_angular - 0.5
         s[V_ANGULAR + k] = v
-        near = max(near, k + 1 if v.real < 0.5 else 0)
+        near = max(near, 0 if v.real >= 0.5 else k + 1)
     return near
 
 
@@ -144,7 +144,8 @@ def _cutoff(v, count, constants, sine, f):
         w = t * t
         p = ((((a10 * w + a9) * w + a8) * w + a7) * w + a6) * w + a5
         p = ((((p * w + a4) * w + a3) * w + a2) * w + a1) * w + a0
-        f[k] = half - p * t if t.real < half.real else zero
+        # written so that NaN is not taken for far away
+        f[k] = zero if t.real >= half.real else half - p * t
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -159,7 +160,7 @@ def _cutoff_slope(v, count, constants, cosine, df):
         w = t * t
         p = ((((a11 * w + a10) * w + a9) * w + a8) * w + a7) * w + a6
         p = (((((p * w + a5) * w + a4) * w + a3) * w + a2) * w + a1) * w + a0
-        df[k] = p if t.real < half.real else zero
+        df[k] = zero if t.real >= half.real else p
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
