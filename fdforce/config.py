@@ -70,7 +70,7 @@ class ModelConfig:
     angular_order: int = _key(6, "highest order of the angular descriptors", minimum=0)
     hidden: list[int] = _key([40, 40], "widths of the hidden layers", minimum=1)
     activation: str = _key(
-        "tanh",
+        "silu",
         "activation function of the hidden layers",
         choices=(
             "tanh",

@@ -10,6 +10,7 @@ import numpy as np
 from fdforce.batch import atoms_of, make_batch
 from fdforce.losses import Target, error_sums
 from fdforce.neighbors import build_pairs
+from fdforce.threads import limit_threads
 
 BATCH_ATOMS = 1000
 """Atoms in a batch of predictions: its arrays stay in the processor's cache."""
@@ -54,7 +55,7 @@ def groups(structures, indices=None, atoms: int = BATCH_ATOMS) -> Iterator[np.nd
 
 
 def predict(
-    model, structures, *, pairs=None, threads: int = 1, progress: Callable | None = None
+    model, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None
 ) -> Prediction:
     """Energies, forces and stresses of every structure.
 
@@ -66,6 +67,7 @@ def predict(
     pairs : PairList, optional
         Built here when absent.
     threads : int
+        0: all cores.
     progress : callable, optional
         Wraps the iterator over structures while pairs are listed.
 
@@ -73,8 +75,15 @@ def predict(
     -------
     Prediction
     """
-    if pairs is None:
-        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads, progress=progress)
+    with limit_threads(threads) as threads:
+        if pairs is None:
+            pairs = build_pairs(
+                structures, model.cutoff, skin=0.0, threads=threads, progress=progress
+            )
+        return _predict(model, structures, pairs, threads)
+
+
+def _predict(model, structures, pairs, threads) -> Prediction:
     energies, forces, virials, atom_energies = [], [], [], []
     for indices in groups(structures):
         batch = make_batch(structures, pairs, indices, n_chunks=threads)

@@ -32,6 +32,7 @@ def model_contents(model) -> tuple[dict, dict]:
         "feature_scale": model.feature_scale,
     }
     if model.baseline is not None:
+        arrays["baseline_inner"] = model.baseline.inner
         arrays["baseline_outer"] = model.baseline.outer
     return header, arrays
 
@@ -53,7 +54,9 @@ def make_model(header: dict, arrays: dict):
         setattr(model, name, arrays[name])
     if header["baseline"] is not None:
         baseline = BASELINES[header["baseline"]]
-        model.baseline = baseline(model.elements, arrays["baseline_outer"])
+        model.baseline = baseline(
+            model.elements, arrays["baseline_outer"], arrays["baseline_inner"]
+        )
     return model
 
 

@@ -81,7 +81,7 @@ class ElementalNetworks:
         self,
         descriptor,
         hidden: Sequence[int] = (40, 40),
-        activation: str = "tanh",
+        activation: str = "silu",
         *,
         seed: int = 0,
         dtype=np.float64,

@@ -38,14 +38,16 @@ class ZBL:
     elements : sequence of str
     outer : ndarray, shape (n_elements, n_elements), Å
         Distances beyond which it vanishes.
+    inner : ndarray, same shape, Å, optional
+        Distances below which it acts in full; `INNER_FRACTION` of `outer` by default.
     """
 
     name = "zbl"
 
-    def __init__(self, elements: Sequence[str], outer):
+    def __init__(self, elements: Sequence[str], outer, inner=None):
         self.elements = tuple(elements)
         self.outer = np.array(outer, dtype=np.float64)
-        self.inner = INNER_FRACTION * self.outer
+        self.inner = INNER_FRACTION * self.outer if inner is None else np.array(inner, dtype=float)
         charge = np.array([atomic_numbers[element] for element in self.elements], dtype=np.float64)
         self._prefactor = COULOMB * np.outer(charge, charge)
         power = charge**0.23
@@ -55,7 +57,8 @@ class ZBL:
     def below(cls, structures, pairs) -> ZBL:
         """The baseline that vanishes on a data set: outer radii are its shortest distances.
 
-        Pairs of elements that are never neighbours there get the sum of their covalent radii.
+        Pairs of elements that are never neighbours there get the sum of their covalent radii, and
+        no pair more than 2.5 times that sum.
 
         Parameters
         ----------
@@ -63,10 +66,10 @@ class ZBL:
         pairs : PairList
         """
         radii = covalent_radii[[atomic_numbers[element] for element in structures.elements]]
+        bond = radii[:, None] + radii
         shortest = shortest_distances(structures, pairs)
-        return cls(
-            structures.elements, np.where(np.isinf(shortest), radii[:, None] + radii, shortest)
-        )
+        outer = np.where(np.isinf(shortest), bond, np.minimum(shortest, 2.5 * bond))
+        return cls(structures.elements, outer)
 
     @property
     def cutoff(self) -> float:
