@@ -202,15 +202,14 @@ def loss_gradient(
         gradient = _combine([1, 1], [gradient, model.gradient(state, centre)])
     gradient = _real(gradient)
 
-    slope = np.einsum("ij,ij->i", direction, forces)
-    slope = np.bincount(batch.structure, slope, minlength=n_structures)
+    slope, of_g, of_f = (
+        np.bincount(batch.structure, np.einsum("ij,ij->i", a, b), minlength=n_structures)
+        for a, b in ((direction, forces), (direction, direction), (forces, forces))
+    )
     if strain is not None:
         slope += np.einsum("sij,sij->s", strain, virial)
     details = {"force_loss": terms.force_loss, "slope": slope, "terms": terms, "defect": None}
-    # |g||f|, to which the monitor relates the defect
-    squares = [np.einsum("ij,ij->i", a, a) for a in (direction, forces)]
-    norms = [np.bincount(batch.structure, square, minlength=n_structures) for square in squares]
-    details["scale"] = np.sqrt(norms[0] * norms[1])
+    details["scale"] = np.sqrt(of_g * of_f)  # |g||f|, to which the monitor relates the defect
     if replicas.energy is not None and (state.energy is not None or not formula.centre_slope):
         energies = np.reshape(replicas.energy, (len(nodes), n_structures))
         estimate = np.tensordot(formula.slope, energies, 1)

@@ -40,8 +40,8 @@ class LossTerms:
     d_energy : ndarray, shape (S,)
     d_forces : ndarray, shape (N, 3)
         g, the direction of the finite difference.
-    d_virial : ndarray, shape (S, 3, 3)
-        H, its strain.
+    d_virial : ndarray, shape (S, 3, 3), or None
+        H, its strain; None where no structure has a stress.
     errors : dict
         Sums of squared and absolute errors and their counts, by quantity.
     """
@@ -50,7 +50,7 @@ class LossTerms:
     force_loss: np.ndarray
     d_energy: np.ndarray
     d_forces: np.ndarray
-    d_virial: np.ndarray
+    d_virial: np.ndarray | None
     errors: dict
 
 
@@ -89,25 +89,26 @@ class SquaredLoss:
         -------
         LossTerms
         """
-        n_structures, counts = len(batch), batch.counts
-        share = target.weight / n_structures
+        counts = batch.counts
+        share = target.weight / len(batch)
         d_energy = _error(energy, target.energy) / counts
-        d_forces = _error(forces, target.forces)
-        d_virial = _error(virial, target.virial) / counts[:, None, None]
-
         by_energy = share * (self.energy_weight / self.energy_unit**2)
+        d_forces = _error(forces, target.forces)
         by_forces = share * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2))
-        by_virial = share * (self.stress_weight / (9 * self.virial_unit**2))
         squares = np.einsum("ij,ij->i", d_forces, d_forces)
-        force_squares = np.add.reduceat(squares, batch.offsets[:-1])
-        virial_squares = np.einsum("sij,sij->s", d_virial, d_virial)
-        force_loss = by_forces * force_squares + by_virial * virial_squares
+        force_loss = by_forces * np.add.reduceat(squares, batch.offsets[:-1])
+        scaled_d_virial, d_virial = None, None
+        if not np.isnan(target.virial[:, 0, 0]).all():
+            d_virial = _error(virial, target.virial) / counts[:, None, None]
+            by_virial = share * (self.stress_weight / (9 * self.virial_unit**2))
+            force_loss = force_loss + by_virial * np.einsum("sij,sij->s", d_virial, d_virial)
+            scaled_d_virial = (2 * by_virial / counts)[:, None, None] * d_virial
         return LossTerms(
-            value=float(np.sum(by_energy * d_energy**2 + force_loss)),
+            value=float(by_energy @ d_energy**2 + force_loss.sum()),
             force_loss=force_loss,
             d_energy=2 * by_energy * d_energy / counts,
-            d_forces=2 * by_forces[batch.structure][:, None] * d_forces,
-            d_virial=(2 * by_virial / counts)[:, None, None] * d_virial,
+            d_forces=(2 * by_forces)[batch.structure][:, None] * d_forces,
+            d_virial=scaled_d_virial,
             errors=error_sums(batch, d_energy, d_forces, d_virial, target),
         )
 
@@ -119,7 +120,8 @@ def error_sums(batch, d_energy, d_forces, d_virial, target: Target) -> dict:
     ----------
     batch : Batch
     d_energy, d_forces, d_virial : ndarray
-        Errors per atom (eV/atom), eV/Å, and of the virial per atom (eV/atom), 0 where absent.
+        Errors per atom (eV/atom), eV/Å, and of the virial per atom (eV/atom), 0 where absent;
+        the last may be None.
     target : Target
 
     Returns
@@ -127,26 +129,31 @@ def error_sums(batch, d_energy, d_forces, d_virial, target: Target) -> dict:
     dict of str to ndarray
         Quantity to (sum of squares, sum of absolutes, count).
     """
-    has_energy = ~np.isnan(target.energy)
-    has_forces = ~np.isnan(target.forces[:, 0])
-    has_virial = ~np.isnan(target.virial[:, 0, 0])
-    stress = d_virial * (batch.counts / batch.volumes)[:, None, None]
-    stress = stress[has_virial]
-    upper = stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # six Voigt components
-    return {
-        "energy": _sums(d_energy, has_energy.sum()),
-        "force": _sums(d_forces, 3 * has_forces.sum()),
-        "stress": _sums(upper, upper.size),
+    sums = {
+        "energy": _sums(d_energy, np.count_nonzero(~np.isnan(target.energy))),
+        "force": _sums(d_forces, 3 * np.count_nonzero(~np.isnan(target.forces[:, 0]))),
+        "stress": np.zeros(3),
     }
+    if d_virial is not None:
+        stress = d_virial * (batch.counts / batch.volumes)[:, None, None]
+        stress = stress[~np.isnan(target.virial[:, 0, 0])]
+        upper = stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # six Voigt components
+        sums["stress"] = _sums(upper, upper.size)
+    return sums
 
 
 def _sums(error, count):
-    return np.array([np.sum(error**2), np.sum(np.abs(error)), count])
+    flat = error.ravel()
+    return np.array([flat @ flat, np.abs(flat).sum(), count])
 
 
 def _error(prediction, label):
     """Zero where the label is absent; a prediction that is not finite stays visible."""
-    return np.where(np.isnan(label), 0.0, prediction - label)
+    error = prediction - label
+    absent = np.isnan(label)
+    if absent.any():
+        error[absent] = 0.0
+    return error
 
 
 LOSSES = {"squared": SquaredLoss}
