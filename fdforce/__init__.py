@@ -20,8 +20,8 @@ _PUBLIC = {
     "load_model": "fdforce.model_file",
     "save_model": "fdforce.model_file",
     "Calculator": "fdforce.calculator",
-    "force_loss_gradient": "fdforce.gradient",
-    "force_loss_gradients": "fdforce.gradient",
+    "force_loss_gradient": "fdforce.callables",
+    "force_loss_gradients": "fdforce.callables",
     "scan_epsilon": "fdforce.epsilon",
     "evaluate": "fdforce.evaluation",
     "predict": "fdforce.evaluation",
@@ -31,7 +31,7 @@ _PUBLIC = {
     "models": None,
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])  # noqa: PLE0604
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -147,8 +148,8 @@ class Batch:
             largest += self.cutoff * np.max(reach)
         if largest > self.skin:
             raise FdforceError(
-                f"a displacement changes distances by up to {largest:.3g} Å, but the pair list has a "
-                f"skin of {self.skin:.3g} Å: take a smaller epsilon or a larger skin"
+                f"a displacement changes distances by up to {largest:.3g} Å, but the pair list "
+                f"has a skin of {self.skin:.3g} Å: take a smaller epsilon or a larger skin"
             )
 
 
@@ -214,7 +215,7 @@ def _tiles(species_start, n_chunks):
     for z, count in enumerate(np.diff(species_start).tolist()):
         parts = -(-count // TILE_ATOMS)
         bounds = [count * part // parts for part in range(parts + 1)] if parts else []
-        tiles += [(z, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        tiles += [(z, a, b) for a, b in itertools.pairwise(bounds)]
     tiles = np.array(tiles, dtype=np.int64).reshape(-1, 3)
     before = np.concatenate(([0], np.cumsum(tiles[:, 2] - tiles[:, 1])))
     goals = np.linspace(0, before[-1], n_chunks + 1)

@@ -13,13 +13,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from fdforce.gradient import (
-    STENCILS,
-    find_stencil,
-    force_loss_gradient,
-    loss_gradient,
-    relative_loss_error,
-)
+from fdforce.callables import force_loss_gradient
+from fdforce.gradient import STENCILS, find_stencil, loss_gradient, relative_loss_error
 
 DRIFT = 10.0
 """A monitored error that changes by more than this factor has epsilon chosen again."""

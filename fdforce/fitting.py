@@ -132,8 +132,8 @@ def fit(
         directory, checkpoint = _new_directory(out, config), None
     if config.training.device != "cpu":
         raise ConfigError(
-            f"training.device = {config.training.device!r}: this version computes on the CPU alone; "
-            'take device = "cpu"'
+            f"training.device = {config.training.device!r}: this version computes on "
+            'the CPU alone; take device = "cpu"'
         )
     if config.finite_difference.stencil == "complex" and config.training.precision != "float64":
         raise ConfigError(
@@ -260,7 +260,8 @@ class _Run:
         }
         archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
         self.log(
-            f"{progress.epoch} epochs in {self.trainer.elapsed:.1f} s; best epoch {progress.best_epoch}"
+            f"{progress.epoch} epochs in {self.trainer.elapsed:.1f} s; "
+            f"best epoch {progress.best_epoch}"
         )
         self._write_log()
         rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
@@ -289,7 +290,8 @@ class _Run:
             stencil=self.config.finite_difference.stencil,
             train=[Path(name).name for name in self.config.data.train],
             n_train=len(self.parts.train), energy_weight=self.config.loss.energy_weight,
-            force_weight=self.config.loss.force_weight, stress_weight=self.config.loss.stress_weight,
+            force_weight=self.config.loss.force_weight,
+            stress_weight=self.config.loss.stress_weight,
         )  # fmt: skip
         self._write_log()
 

@@ -1,6 +1,7 @@
 """The loss of a batch and its derivatives with respect to energies, forces and virials.
 
-    L = 1/S sum_s w_s [ a_E (dE_s / n_s)^2 / e^2 + a_F |dF_s|^2 / (3 n f^2) + a_W |dW_s|^2 / (9 n_s^2 v^2) ]
+    L = 1/S sum_s w_s [ a_E (dE_s / n_s)^2 / e^2 + a_F |dF_s|^2 / (3 n f^2)
+                        + a_W |dW_s / n_s|^2 / (9 v^2) ]
 
 with n_s the atoms of structure s, n their mean over the data set, and e, f, v the root mean squares
 of what there is to learn: residual energies per atom, force components and virial components per
@@ -20,7 +21,7 @@ from fdforce.errors import ConfigError
 
 @dataclass(frozen=True)
 class Target:
-    """Labels of a batch: energy (S,), forces (N, 3), virial (S, 3, 3), weight (S,); NaN if absent."""
+    """Labels: energy (S,), forces (N, 3), virial (S, 3, 3) and weight (S,); NaN if absent."""
 
     energy: np.ndarray
     forces: np.ndarray

@@ -1,7 +1,7 @@
 """Learning-rate schedules.
 
-``schedule(history, settings)`` is called once an epoch with the validation losses so far and returns
-a function of the share of the run that has passed (of its epochs or its time, whichever is
+``schedule(history, settings)`` is called once an epoch with the validation losses so far and
+returns a function of the share of the run that has passed (of its epochs or its time, whichever is
 further), whose value is a factor of the initial learning rate.
 """
 

@@ -258,7 +258,8 @@ class Trainer:
             new.epsilon, new.reference = self._choose_epsilon(), 0.0
             self.log(
                 f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
-                f"{monitor.normalised:.1e}; epsilon chosen again: {old.epsilon:.1e} -> {new.epsilon:.1e}"
+                f"{monitor.normalised:.1e}; epsilon chosen again: {old.epsilon:.1e} -> "
+                f"{new.epsilon:.1e}"
             )
         new.elapsed = self.elapsed
         row.update(seconds=time.monotonic() - begun, elapsed=new.elapsed)
@@ -299,7 +300,8 @@ class Trainer:
         names = ", ".join(self.train.structures.labels[indices[s]] for s in worst)
         raise TrainingError(
             f"epoch {self.progress.epoch + 1}: the loss is {step.loss:.3g}; largest in {names}. "
-            "The last good checkpoint is kept; lower optimizer.learning_rate or check these structures"
+            "The last good checkpoint is kept; lower optimizer.learning_rate or check these "
+            "structures"
         )
 
     def _validate(self) -> dict:

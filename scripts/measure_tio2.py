@@ -45,9 +45,7 @@ def fdforce(*arguments):
 
 
 def benchmark(data, *options):
-    output, _, _ = fdforce(
-        "benchmark", data, "--json", *options, *settings("model.hidden=[15,15]")
-    )
+    output, _, _ = fdforce("benchmark", data, "--json", *options, *settings("model.hidden=[15,15]"))
     return json.loads(output)
 
 
@@ -105,7 +103,13 @@ def main():
     }
     with tempfile.TemporaryDirectory() as folder:
         run = training_run(
-            arguments.data, folder, "--epochs", 20, "--threads", 1, *settings("model.hidden=[15,15]")
+            arguments.data,
+            folder,
+            "--epochs",
+            20,
+            "--threads",
+            1,
+            *settings("model.hidden=[15,15]"),
         )
     results["epoch"] = run
     print(f"one epoch {run['median_epoch_us_per_atom']:.2f} us/atom (1 thread), peak memory "

@@ -4,14 +4,9 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
+from fdforce.callables import force_loss_gradient, force_loss_gradients, full_stress
 from fdforce.descriptors import Chebyshev
-from fdforce.gradient import (
-    STENCILS,
-    force_loss_gradient,
-    force_loss_gradients,
-    full_stress,
-    loss_gradient,
-)
+from fdforce.gradient import STENCILS, loss_gradient
 from fdforce.losses import SquaredLoss, Target
 from fdforce.models import ElementalNetworks
 from tests.checks import COMPLEX_STEP, batch_of, check_directional, relative, symmetric

@@ -73,9 +73,9 @@ def test_missing_elements_are_named():
     structures = packed(("TiO2",))
     with pytest.raises(ConfigError, match=r"no isolated atom .* of Ti; add it or use 'fit'"):
         reference_energies(structures, "isolated", {"O": -1.0})
-    with pytest.raises(ConfigError, match="table data.reference_energies has no O; add it"):
+    with pytest.raises(ConfigError, match=r"table data\.reference_energies has no O; add it"):
         reference_energies(structures, {"Ti": -1.0})
-    with pytest.raises(ConfigError, match="data.reference_energies: Ti is nan"):
+    with pytest.raises(ConfigError, match=r"data\.reference_energies: Ti is nan"):
         reference_energies(structures, {"Ti": np.nan, "O": 0.0})
     with pytest.raises(ConfigError, match="is 'atoms'; choose 'fit', 'isolated' or a table"):
         reference_energies(structures, "atoms")

@@ -435,7 +435,7 @@ def test_trajectory_split_without_names_takes_the_end_of_each_file(tmp_path):
         saved(tmp_path, *frames[10:], name="b.xyz"),
     ]
     structures, _ = read_structures(paths)
-    kept, held = split_structures(structures, 0.2, how="trajectory")
+    _kept, held = split_structures(structures, 0.2, how="trajectory")
     assert held.tolist() == [8, 9, 26, 27, 28, 29]
     # A copy of a kept structure at the end is kept as well.
     structures, _ = read_structures([*frames[:9], frames[0]])
@@ -445,11 +445,11 @@ def test_trajectory_split_without_names_takes_the_end_of_each_file(tmp_path):
 def test_splits_with_an_empty_side():
     structures, _ = read_structures(copies()[:4])
     for fraction, side in ((0.1, "held-out"), (0.0, "held-out"), (1.0, "kept")):
-        with pytest.raises(ConfigError, match=f"of 4 structures .* leaves the {side} part empty"):
+        with pytest.raises(ConfigError, match=rf"of 4 structures .* leaves the {side} part empty"):
             split_structures(structures, fraction)
-    with pytest.raises(ConfigError, match="data.split is 'alternate'; choose from random, traj"):
+    with pytest.raises(ConfigError, match=r"data\.split is 'alternate'; choose from random, traj"):
         split_structures(structures, 0.5, how="alternate")
-    with pytest.raises(ConfigError, match="fraction of 1.5"):
+    with pytest.raises(ConfigError, match=r"fraction of 1\.5"):
         split_structures(structures, 1.5)
 
 

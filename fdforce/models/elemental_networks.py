@@ -7,6 +7,7 @@ atom's element on its standardised features. Behler and Parrinello, Phys. Rev. L
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -273,4 +274,4 @@ class ElementalNetworks:
 
 def _species_rows(batch):
     starts = batch.species_start
-    return [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(starts)]

@@ -95,7 +95,7 @@ def activate(code, a, slope):
             inverse = 1.0 / (1.0 + e)
             a[k] = inverse if back else e * inverse
             slope[k] = e * inverse * inverse
-    elif code == SOFTPLUS or code == SHIFTED_SOFTPLUS:
+    elif code in (SOFTPLUS, SHIFTED_SOFTPLUS):
         shift = 0.0 if code == SOFTPLUS else LN2
         for k in range(n):
             x = a[k]

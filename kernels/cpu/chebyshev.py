@@ -2,15 +2,14 @@
 
 Features of an atom i (Artrith, Urban and Ceder, Phys. Rev. B 96, 014112 (2017), in the layout of
 ænet): radial sums ``sum_j T_n(2 r_ij / R - 1) f(r_ij; R)`` and angular sums
-``sum_{j<k} T_n(cos theta_jik) f(r_ij; A) f(r_ik; A)`` with the half-cosine cutoff f, once plain and,
-for more than one species, once more with every neighbour weighted by the spin of its species.
+``sum_{j<k} T_n(cos theta_jik) f(r_ij; A) f(r_ik; A)`` with the half-cosine cutoff f, once plain
+and, for more than one species, once more with every neighbour weighted by the spin of its species.
 
 The angular sums need no loop over pairs of neighbours.  With T_n = sum_l c_nl P_l and the addition
 theorem they are ``1/2 sum_l c_nl (sum_m norm_ml |D_ml|^2 - sum_j f_j^2)``, where the density of a
-neighbour species is ``D_ml = sum_j f_j Q_ml(z_j) (x_j + i y_j)^m`` over unit vectors (x, y, z).  Q_ml
-is the monic m-th derivative of the Legendre polynomial P_l:
-``Q_{m,l+1} = z Q_ml - b_ml Q_{m,l-1}``, ``b_ml = (l^2 - m^2) / (4 l^2 - 1)``, and its own derivative
-is ``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im) with l = m .. degree.
+neighbour species is ``D_ml = sum_j f_j Q_ml(z_j) (x_j + i y_j)^m`` over unit vectors (x, y, z).
+Q_ml is the monic m-th derivative of the Legendre polynomial P_l:
+``Q_{m,l+1} = z Q_ml - b_ml Q_{m,l-1}``, ``b_ml = (l^2 - m^2) / (4 l^2 - 1)``; its derivative is ``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im) with l = m .. degree.
 
 The neighbours of one species are taken in tiles.  Every intermediate quantity of a tile is a slot
 of one scratch array at a constant distance from the others, which lets the compiler vectorise over
@@ -314,7 +313,8 @@ def _density(s, count, degree, recursion, zero, density):
 
 @njit(cache=True, parallel=True, fastmath=FLAGS, error_model="numpy")
 def chebyshev_forward(
-    positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift, chunks, place,
+    positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift,
+    chunks, place,
     constants, inverse_cutoff, sine, recursion, norm, legendre, spins, mean, scale, radial_order,
     features, densities,
 ):  # fmt: skip
@@ -393,7 +393,7 @@ def chebyshev_forward(
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
 def _radial_series(s, count, order, value, slope, one):
-    """VALUE = sum_n value_n T_n(2 v), SLOPE = sum_n slope_n T_n(2 v); zeros pad the coefficients."""
+    """VALUE = sum_n value_n T_n(2 v), SLOPE = sum_n slope_n T_n(2 v); zeros follow the last."""
     a0, a1, a2, a3, a4, a5 = value[0], value[1], value[2], value[3], value[4], value[5]
     b0, b1, b2, b3, b4, b5 = slope[0], slope[1], slope[2], slope[3], slope[4], slope[5]
     for k in range(count):
@@ -516,7 +516,8 @@ def _density_series(s, count, degree, recursion, density, d_density, one):
 @njit(cache=True, parallel=True, fastmath=FLAGS, error_model="numpy")
 def chebyshev_backward(
     d_features, densities,
-    positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift, chunks, place,
+    positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift,
+    chunks, place,
     constants, inverse_cutoff, sine, cosine, recursion, norm, legendre, spins, scale, radial_order,
     d_positions, d_strain,
 ):  # fmt: skip

@@ -1,0 +1,319 @@
+"""The method for any energy code: plain callables in place of an `EnergyModel`.
+
+A code that returns energies, forces and dE/dtheta is trained to forces by the same routine as
+fdforce's own models (`fdforce.gradient`). This module imports numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fdforce.gradient import GradientStep, combine, loss_gradient, relative_loss_error
+
+
+@dataclass
+class _Point:
+    """State of a `_Callables` model: energies may come only with the gradient."""
+
+    batch: Any
+    energy: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A batch of one structure for models that are plain callables."""
+
+    positions: np.ndarray
+    cell: np.ndarray | None
+    cutoff: float
+    structure: np.ndarray
+    replicas: tuple = ()
+
+    def displaced(self, direction, eta, strain=None):
+        replicas = []
+        for step in eta[:, 0]:
+            positions, cell = self.positions + step * direction, self.cell
+            if strain is not None:
+                positions = positions + step * self.positions @ strain[0]
+                cell = cell + step * cell @ strain[0]
+            replicas.append((positions, cell))
+        return _Structure(self.positions, self.cell, self.cutoff, self.structure, tuple(replicas))
+
+
+class _Callables:
+    """The EnergyModel seam over ``energy_and_forces`` and ``energy_gradient``."""
+
+    def __init__(self, energy_and_forces, energy_gradient):
+        self.energy_and_forces = energy_and_forces
+        self.energy_gradient = energy_gradient
+        self.with_stress = False
+
+    def forward(self, batch):
+        if batch.replicas:
+            return _Point(batch)
+        result = self.energy_and_forces(*_arguments(batch.positions, batch.cell))
+        if not isinstance(result, tuple) or len(result) not in (2, 3):
+            raise ValueError(
+                "energy_and_forces must return the tuple (energy, forces) or "
+                f"(energy, forces, stress), not {type(result).__name__}"
+            )
+        point = _Point(batch, None if result[0] is None else np.array([result[0]], dtype=float))
+        point.energy = np.zeros(1) if point.energy is None else point.energy
+        point.forces = np.asarray(result[1], dtype=np.float64)
+        if point.forces.shape != batch.positions.shape:
+            raise ValueError(
+                f"energy_and_forces returned forces of shape {point.forces.shape} for positions of "
+                f"shape {batch.positions.shape}"
+            )
+        point.virial = np.zeros((1, 3, 3))
+        if len(result) == 3 and batch.cell is not None:
+            volume = abs(np.linalg.det(batch.cell))
+            point.virial = -volume * full_stress(result[2])[None]
+            self.with_stress = True
+        return point
+
+    def forces(self, state):
+        return state.forces, state.virial
+
+    def gradient(self, state, weights):
+        points = state.batch.replicas or ((state.batch.positions, state.batch.cell),)
+        results = [self.energy_gradient(*_arguments(*point)) for point in points]
+        if all(isinstance(result, tuple) for result in results):
+            state.energy = np.array([np.squeeze(energy) for energy, _ in results])
+            results = [gradient for _, gradient in results]
+        return combine(weights, results)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    value: float | None
+    force_loss: np.ndarray
+    d_forces: np.ndarray
+    d_virial: np.ndarray | None
+    d_energy: None = None
+
+
+def force_loss_gradient(
+    energy_and_forces: Callable,
+    energy_gradient: Callable,
+    positions,
+    reference_forces,
+    *,
+    epsilon: float = 1e-5,
+    length_scale: float = 1.0,
+    stencil: str = "central",
+    cell=None,
+    reference_stress=None,
+    direction=None,
+    weights=None,
+    stress_weight: float = 1.0,
+    cutoff: float = 6.0,
+    g0: float | None = None,
+) -> GradientStep:
+    """Gradient of a force loss of any energy code, with no second derivatives.
+
+    The loss is ``1/2 sum_i w_i |f_i - f_ref,i|^2``, plus
+    ``1/2 stress_weight sum_ab (sigma - sigma_ref)_ab^2`` over the 3x3 tensor when a reference
+    stress is given. The model is called once for forces, then once per node of the stencil for
+    the parameter gradient (S20, Eq. 7).
+
+    Parameters
+    ----------
+    energy_and_forces : callable
+        ``f(positions) -> (energy, forces)`` or ``(energy, forces, stress)``; with `cell` given
+        ``f(positions, cell)``.
+    energy_gradient : callable
+        Same arguments; returns dE/dtheta as an array, or a list or dict of arrays, or the 2-tuple
+        ``(energy, dE/dtheta)``, with which the error monitor comes for free.
+    positions, reference_forces : array, shape (n_atoms, 3)
+        Å and eV/Å, or any consistent units.
+    epsilon : float
+        Largest displacement in units of `length_scale`.
+    length_scale : float, Å
+        a0 (S20, Eq. 10).
+    stencil : {"central", "forward", "central4", "complex"}
+        "complex" needs a model that accepts complex positions.
+    cell : array, shape (3, 3), optional
+        Lattice vectors in rows.
+    reference_stress : array, shape (3, 3) or (6,), optional
+        ASE's sign and Voigt order (xx yy zz yz xz xy), eV/Å^3.
+    direction : array, shape (n_atoms, 3), optional
+        Replaces dL/df, for other losses of the forces; reference forces may then be None.
+    weights : array, shape (n_atoms,) or (n_atoms, 3), optional
+        w, factors of the squared force errors.
+    stress_weight : float
+        Factor of the squared stress errors.
+    cutoff : float, Å
+        Range of the model, which bounds the displacement that a strain causes.
+    g0 : float, optional
+        Fixed in place of the largest |g_i|.
+
+    Returns
+    -------
+    GradientStep
+        ``gradient`` in kind, ``loss``, ``loss_error`` (None without energies), ``eta``, ``forces``.
+
+    Raises
+    ------
+    ValueError
+        Arrays of the wrong shape, a stress without a cell, or an unknown stencil.
+
+    Examples
+    --------
+    A spring of stiffness theta between two atoms, whose reference stiffness is 3:
+
+    >>> import numpy as np
+    >>> theta = 2.0
+    >>> def energy_and_forces(r):
+    ...     d = r[1] - r[0]
+    ...     return 0.5 * theta * d @ d, theta * np.array([d, -d])
+    >>> def energy_gradient(r):
+    ...     d = r[1] - r[0]
+    ...     return 0.5 * theta * d @ d, np.array([0.5 * d @ d])
+    >>> r = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> step = force_loss_gradient(
+    ...     energy_and_forces, energy_gradient, r, 1.5 * energy_and_forces(r)[1]
+    ... )
+    >>> step.loss, step.gradient.round(9)
+    (1.0, array([-2.]))
+    """
+    positions = np.asarray(positions, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f"positions have shape {positions.shape}; expected (n_atoms, 3)")
+    shape = positions.shape
+    reference_forces = _shaped(reference_forces, "reference_forces", shape)
+    direction = _shaped(direction, "direction", shape)
+    if reference_forces is None and direction is None:
+        raise ValueError("give reference_forces, or a direction in place of dL/df")
+    cell = _shaped(cell, "cell", (3, 3))
+    if reference_stress is not None and cell is None:
+        raise ValueError("reference_stress needs the cell as well")
+    if weights is None:
+        weights = 1.0
+    else:
+        weights = np.asarray(weights, dtype=np.float64)
+        if weights.shape == shape[:1]:
+            weights = weights[:, None]
+        elif weights.shape != shape:
+            raise ValueError(f"weights have shape {weights.shape}; expected {shape[:1]} or {shape}")
+    model = _Callables(energy_and_forces, energy_gradient)
+
+    def loss(batch, energy, forces, virial):
+        error = forces - reference_forces if reference_forces is not None else np.zeros(shape)
+        g = weights * error if direction is None else direction
+        value = 0.5 * float(np.sum(weights * error**2))
+        if reference_stress is None:
+            labelled = value if reference_forces is not None else None
+            return _Terms(labelled, np.array([value]), g, None)
+        if not model.with_stress:
+            raise ValueError(
+                "reference_stress is given, but energy_and_forces returns no stress: "
+                "return (energy, forces, stress)"
+            )
+        volume = abs(np.linalg.det(cell))
+        d_stress = -virial / volume - full_stress(reference_stress)
+        value += 0.5 * stress_weight * float(np.sum(d_stress**2))
+        return _Terms(value, np.array([value]), g, -stress_weight * d_stress / volume)
+
+    batch = _Structure(positions, cell, cutoff, np.zeros(len(positions), dtype=np.int64))
+    step = loss_gradient(
+        model, batch, loss,
+        epsilon=epsilon, length_scale=length_scale, stencil=stencil, g0=g0,
+    )  # fmt: skip
+    step.eta = float(step.eta[0])
+    return step
+
+
+def force_loss_gradients(
+    energy_and_forces: Callable,
+    energy_gradient: Callable,
+    positions: Sequence,
+    reference_forces: Sequence,
+    *,
+    cell: Sequence | None = None,
+    reference_stress: Sequence | None = None,
+    direction: Sequence | None = None,
+    weights: Sequence | None = None,
+    **options,
+) -> GradientStep:
+    """`force_loss_gradient` over a list of structures, gradients and losses summed.
+
+    Parameters
+    ----------
+    energy_and_forces, energy_gradient : callable
+    positions, reference_forces : sequence of arrays
+    cell, reference_stress, direction, weights : sequence, optional
+        An entry for each structure, None where it has none.
+    **options
+        Passed on to `force_loss_gradient`.
+
+    Returns
+    -------
+    GradientStep
+        ``eta`` and ``forces`` are lists; ``loss_error`` is the L2 norm over structures.
+
+    Raises
+    ------
+    ValueError
+        Sequences of different lengths or none at all, or what `force_loss_gradient` raises.
+    """
+    n = len(positions)
+    if n == 0:
+        raise ValueError("positions hold no structure")
+    per_structure = {
+        "reference_forces": reference_forces, "cell": cell, "reference_stress": reference_stress,
+        "direction": direction, "weights": weights,
+    }  # fmt: skip
+    for name, values in per_structure.items():
+        if values is None:
+            per_structure[name] = [None] * n
+        elif len(values) != n:
+            raise ValueError(f"{name} has {len(values)} entries for {n} structures")
+    references = per_structure.pop("reference_forces")
+    steps = [
+        force_loss_gradient(
+            energy_and_forces, energy_gradient, positions[s], references[s],
+            **{name: values[s] for name, values in per_structure.items()}, **options,
+        )
+        for s in range(n)
+    ]  # fmt: skip
+    defects = [step.details["defect"] for step in steps]
+    error = None
+    if all(defect is not None for defect in defects) and all(s.loss is not None for s in steps):
+        losses = np.concatenate([step.details["force_loss"] for step in steps])
+        error = relative_loss_error(np.concatenate(defects), losses)
+    return GradientStep(
+        gradient=combine(np.ones(n), [step.gradient for step in steps]),
+        loss=None if any(s.loss is None for s in steps) else sum(s.loss for s in steps),
+        loss_error=error,
+        eta=[step.eta for step in steps],
+        forces=[step.forces for step in steps],
+        details={"steps": steps},
+    )
+
+
+def full_stress(stress):
+    """3x3 tensor of a stress given as such or in ASE's Voigt order xx yy zz yz xz xy."""
+    stress = np.asarray(stress, dtype=np.float64)
+    if stress.shape == (6,):
+        return stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    if stress.shape != (3, 3):
+        raise ValueError(f"stress has shape {stress.shape}; expected (3, 3) or (6,)")
+    return 0.5 * (stress + stress.T)
+
+
+def _arguments(positions, cell):
+    return (positions,) if cell is None else (positions, cell)
+
+
+def _shaped(value, name, shape):
+    if value is None:
+        return None
+    value = np.asarray(value, dtype=np.float64)
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {value.shape}; expected {shape}")
+    return value
