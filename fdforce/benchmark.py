@@ -9,10 +9,10 @@ import time
 import numpy as np
 
 from fdforce.config import Config
-from fdforce.fitting import new_model, without_offsets
 from fdforce.gradient import loss_gradient
 from fdforce.losses import Target, make_loss
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.problem import new_model, without_offsets
 from fdforce.training import DataSet, residual_target
 
 ATOMS = 1500

@@ -112,10 +112,10 @@ def _read(model, data, precision, number, keys):
 def _scan(model, structures, stencil, g0, threads):
     """Scan of the force (and stress) loss ½ Σ |f̂ − f|², structure by structure."""
     from fdforce.epsilon import default_epsilons, scan_model
-    from fdforce.fitting import without_offsets
     from fdforce.gradient import loss_gradient
     from fdforce.model_file import in_precision
     from fdforce.neighbors import build_pairs
+    from fdforce.problem import without_offsets
     from fdforce.training import DataSet, residual_target
 
     pairs = build_pairs(structures, model.cutoff, skin=SKIN, threads=threads)
@@ -158,8 +158,10 @@ def _highest(model, batches, losses, g0):
     for batch, loss in zip(batches, losses, strict=True):
         state = model.forward(batch)
         terms = loss(batch, state.energy, *model.forces(state))
-        strain = batch.cutoff * np.linalg.norm(terms.d_virial, 2, axis=(1, 2)).max()
-        largest = max(largest, np.linalg.norm(terms.d_forces, axis=1).max(), strain)
+        largest = max(largest, np.linalg.norm(terms.d_forces, axis=1).max())
+        if terms.d_virial is not None:
+            strain = np.linalg.norm(terms.d_virial, 2, axis=(1, 2)).max()
+            largest = max(largest, batch.cutoff * strain)
     highest = min(HIGHEST, HIGHEST * g0 / largest) if largest > 0 else HIGHEST
     if highest < 1e3 * LOWEST:
         raise FdforceError(

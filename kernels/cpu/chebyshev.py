@@ -9,7 +9,8 @@ The angular sums need no loop over pairs of neighbours.  With T_n = sum_l c_nl P
 theorem they are ``1/2 sum_l c_nl (sum_m norm_ml |D_ml|^2 - sum_j f_j^2)``, where the density of a
 neighbour species is ``D_ml = sum_j f_j Q_ml(z_j) (x_j + i y_j)^m`` over unit vectors (x, y, z).
 Q_ml is the monic m-th derivative of the Legendre polynomial P_l:
-``Q_{m,l+1} = z Q_ml - b_ml Q_{m,l-1}``, ``b_ml = (l^2 - m^2) / (4 l^2 - 1)``; its derivative is ``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im) with l = m .. degree.
+``Q_{m,l+1} = z Q_ml - b_ml Q_{m,l-1}``, ``b_ml = (l^2 - m^2) / (4 l^2 - 1)``; its derivative is
+``(l - m) Q_{m+1,l}``.  A density is stored as (m, l, re/im) with l = m .. degree.
 
 The neighbours of one species are taken in tiles.  Every intermediate quantity of a tile is a slot
 of one scratch array at a constant distance from the others, which lets the compiler vectorise over

@@ -1,0 +1,148 @@
+"""What a configuration asks for: data, an untrained model, and the loss."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdforce.config import Config
+from fdforce.errors import ConfigError, DataError
+from fdforce.losses import make_loss
+from fdforce.structures import Structures, read_structures, split_structures
+from fdforce.training import DataSet
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data of a fit: training structures and, where asked for, validation and test ones."""
+
+    train: Structures
+    valid: Structures | None
+    test: Structures | None
+    isolated: dict
+
+
+def read_parts(config: Config) -> Parts:
+    """Read and split the data of a configuration.
+
+    Raises
+    ------
+    ConfigError, DataError
+        No training files, or what `read_structures` and `split_structures` refuse.
+    """
+    data, model = config.data, config.model
+    if not data.train:
+        raise ConfigError("data.train names no file; give training data or --example")
+    keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
+
+    def read(sources, elements=None):
+        return read_structures(sources, elements=elements, require_labels=True, **keys)
+
+    whole, isolated = read(data.train, model.elements or None)
+    indices = {"train": np.arange(len(whole))}
+    parts = {}
+    for offset, name in enumerate(("test", "valid")):
+        asked = getattr(data, name)
+        if isinstance(asked, str | list):
+            parts[name] = read(asked, whole.elements)[0]
+        elif asked:
+            left = indices["train"]
+            share = asked * len(whole) / len(left)
+            kept, held = split_structures(
+                whole.select(left), share, how=data.split, seed=config.training.seed + offset
+            )
+            indices["train"], parts[name] = left[kept], whole.select(left[held])
+    return Parts(whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated)
+
+
+def new_model(config: Config, elements):
+    """A model of a configuration with random initial parameters."""
+    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.models import MODELS
+
+    settings = config.model
+    for key, registry in (("descriptor", DESCRIPTORS), ("kind", MODELS)):
+        if getattr(settings, key) not in registry:
+            raise ConfigError(
+                f"model.{key} = {getattr(settings, key)!r}: choose one of {', '.join(registry)}"
+            )
+    family = DESCRIPTORS[settings.descriptor]
+    descriptor = family(
+        elements=elements, **{key: getattr(settings, key) for key in family.setting_names}
+    )
+    return MODELS[settings.kind](
+        descriptor, settings.hidden, settings.activation,
+        seed=config.training.seed, dtype=config.training.precision,
+    )  # fmt: skip
+
+
+def without_offsets(model):
+    """The model without reference energies and baseline, sharing its other arrays."""
+    bare = copy.copy(model)
+    bare.reference_energies = np.zeros_like(model.reference_energies)
+    bare.baseline = None
+    return bare
+
+
+def loss_of(config: Config, train: DataSet):
+    units = _units(train)
+    return make_loss(
+        config.loss.kind,
+        energy_weight=config.loss.energy_weight,
+        force_weight=config.loss.force_weight,
+        stress_weight=config.loss.stress_weight,
+        energy_unit=units["energy"],
+        force_unit=units["forces"],
+        virial_unit=units["virial"],
+        mean_atoms=train.structures.n_atoms / len(train),
+    )
+
+
+def _units(train: DataSet) -> dict:
+    """Root mean squares of what there is to learn; 1 where there is nothing."""
+    counts, target = train.structures.counts, train.target
+    values = {
+        "energy": target.energy / counts,
+        "forces": target.forces,
+        "virial": target.virial / counts[:, None, None],
+    }
+    units = {}
+    for name, value in values.items():
+        present = value[~np.isnan(value)]
+        size = np.sqrt(np.mean(present**2)) if present.size else 0.0
+        units[name] = float(size) if size > 1e-8 else 1.0
+    return units
+
+
+def output_scale(train: DataSet) -> float:
+    """Unit of the network outputs: a force times a length of 1 Å, or an energy per atom."""
+    units = _units(train)
+    has_forces = train.structures.has_forces.any()
+    return units["forces"] if has_forces else units["energy"]
+
+
+def summary(parts: Parts) -> str:
+    counts = [
+        f"{len(part)} {name}" for name, part in vars(parts).items() if isinstance(part, Structures)
+    ]
+    train = parts.train
+    if not (train.has_energy.any() or train.has_forces.any() or train.has_stress.any()):
+        raise DataError("the training structures have neither energies nor forces nor stress")
+    return (
+        f"structures: {', '.join(counts)}; training atoms: {train.n_atoms}; elements: "
+        f"{' '.join(train.elements)}; with energy {train.has_energy.sum()}, forces "
+        f"{train.has_forces.sum()}, stress {train.has_stress.sum()}"
+    )
+
+
+def fingerprint(*parts) -> str:
+    """Hash of geometries and labels, so that a run is not resumed on other data."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            for array in (part.positions, part.cells, part.energies, part.forces, part.stresses):
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
