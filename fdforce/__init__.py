@@ -11,7 +11,12 @@ Units are Å, eV, eV/Å and eV/Å^3. Names are imported when first used, so that
 takes no time.
 """
 
+import os
 from importlib import import_module
+
+# Threads that wait for each other in busy loops are up to twelve times slower where another process
+# wants a core; libgomp reads this when it is loaded, so it has to stand before anything else.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 
