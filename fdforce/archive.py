@@ -88,7 +88,7 @@ def read_archive(path, format_name: str, version: int, error: type[FdforceError]
     arrays : dict of str to ndarray
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
         found, found_version = header["format"], header["version"]

@@ -228,6 +228,8 @@ class _Run:
         archive.write_bytes(self.directory / "config.toml", to_toml(self.config).encode())
         self._write_history()
         self._write_log()
+        if not self.trainer.progress.epoch:
+            self.checkpoint()  # so that a run can be resumed from its first second on
 
         def after_epoch(progress, row):
             with open(self.directory / "history.csv", "a", newline="") as file:
@@ -243,9 +245,8 @@ class _Run:
             self._write_log()
             raise
         except KeyboardInterrupt:
-            if self.trainer.progress.epoch:
-                self.checkpoint()
-                self.log(f"stopped; go on with --resume {self.directory}")
+            self.log(f"stopped; go on with --resume {self.directory}")
+            self.checkpoint()
             self._write_log()
             raise
         self.checkpoint()
@@ -281,6 +282,8 @@ class _Run:
             {"progress": progress.numbers(), "model": header, "fingerprint": self.fingerprint},
             {**arrays, **progress.arrays()},
         )
+        if not progress.epoch:
+            return
         save_model(
             self.directory / "model.npz", self.best_model(),
             epoch=progress.best_epoch, epsilon=progress.epsilon,

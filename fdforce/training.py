@@ -204,7 +204,8 @@ class Trainer:
         if not self.progress.epsilon:
             self.progress.epsilon = self._first_epsilon()
         while not settings.epochs or self.progress.epoch < settings.epochs:
-            if settings.max_time and self.elapsed >= settings.max_time:
+            over = settings.max_time and self.elapsed >= settings.max_time
+            if over and self.progress.epoch:  # the first epoch runs even if compiling took longer
                 break
             row = self._epoch()
             if on_epoch is not None:
@@ -300,8 +301,7 @@ class Trainer:
         names = ", ".join(self.train.structures.labels[indices[s]] for s in worst)
         raise TrainingError(
             f"epoch {self.progress.epoch + 1}: the loss is {step.loss:.3g}; largest in {names}. "
-            "The last good checkpoint is kept; lower optimizer.learning_rate or check these "
-            "structures"
+            "Earlier checkpoints are kept; lower optimizer.learning_rate or check these structures"
         )
 
     def _validate(self) -> dict:
