@@ -113,7 +113,7 @@ class Batch:
         eta = np.atleast_2d(eta)
         n_replicas, n_atoms = len(eta), len(self.species)
         step = eta[:, self.structure]
-        self._check_skin(direction, step, strain, eta)
+        self._check_skin(direction, strain, np.abs(eta).max(axis=0))
         positions = self.positions + step[:, :, None] * direction
         cells = np.broadcast_to(self.cells, (n_replicas, *self.cells.shape))
         if strain is not None:
@@ -138,14 +138,14 @@ class Batch:
             displacement=True,
         )
 
-    def _check_skin(self, direction, step, strain, eta):
+    def _check_skin(self, direction, strain, eta):
         """Both atoms of a pair may move, and the strain moves a pair by its distance."""
-        if not step.size or not np.isfinite(eta).all():
+        if not len(eta) or not np.isfinite(eta).all():
             return  # what is not finite surfaces in the results
-        largest = 2 * np.max(np.abs(step) * np.sqrt(np.einsum("ij,ij->i", direction, direction)))
+        lengths = np.sqrt(np.einsum("ij,ij->i", direction, direction))
+        largest = 2 * np.max(eta[self.structure] * lengths)
         if strain is not None:
-            reach = np.abs(eta) * np.linalg.norm(strain, 2, axis=(1, 2))
-            largest += self.cutoff * np.max(reach)
+            largest += self.cutoff * np.max(eta * np.linalg.norm(strain, 2, axis=(1, 2)))
         if largest > self.skin:
             raise FdforceError(
                 f"a displacement changes distances by up to {largest:.3g} Å, but the pair list "

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from fdforce.model_file import make_model, model_contents, save_model
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
 from fdforce.problem import (
     fingerprint,
+    keep_forces,
     loss_of,
     new_model,
     output_scale,
@@ -152,29 +153,22 @@ class _Run:
         self.log(summary(self.parts))
         self.fingerprint = fingerprint(train, self.parts.valid)
         self.model = self._model(train, checkpoint)
-        sets = []
-        for part in (train, self.parts.valid):
-            if part is None:
-                sets.append(None)
-                continue
-            pairs = build_pairs(
-                part, self.model.cutoff, skin=TRAINING_SKIN, threads=threads, progress=progress
-            )
-            sets.append((part, pairs))
+        pairs = self._pairs(train, progress)
         if checkpoint is None:
-            self._prepare_model(*sets[0])
-        offsets, baseline = self.model.reference_energies, self.model.baseline
-        sets = [
-            None
-            if s is None
-            else DataSet(s[0], residual_target(s[0], offsets, baseline, s[1]), s[1])
-            for s in sets
-        ]
+            self._prepare_model(train, pairs)
+        train_set = self._data_set(train, pairs)
+        target = keep_forces(
+            train_set.target, train, config.loss.force_fraction, config.training.seed
+        )
+        train_set = replace(train_set, target=target)
+        valid, valid_set = self.parts.valid, None
+        if valid is not None:
+            valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
         if checkpoint is None:
-            bare.scale = self.model.scale = output_scale(sets[0])
+            bare.scale = self.model.scale = output_scale(train_set)
         self.trainer = Trainer(
-            bare, sets[0], sets[1], loss_of(config, sets[0]), config,
+            bare, train_set, valid_set, loss_of(config, train_set), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip
         if checkpoint is not None:
@@ -184,6 +178,17 @@ class _Run:
         """Show a line, and keep it for log.txt once the run directory exists."""
         self._log(line)
         self._events.append(line)
+
+    def _pairs(self, structures, progress):
+        return build_pairs(
+            structures, self.model.cutoff,
+            skin=TRAINING_SKIN, threads=self.threads, progress=progress,
+        )  # fmt: skip
+
+    def _data_set(self, structures, pairs):
+        """Structures with labels less what is fixed in the model."""
+        fixed = self.model.reference_energies, self.model.baseline
+        return DataSet(structures, residual_target(structures, *fixed, pairs), pairs)
 
     def _model(self, train, checkpoint):
         if checkpoint is not None:

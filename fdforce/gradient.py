@@ -121,6 +121,7 @@ def step_lengths(
         finite = np.isfinite(strain).all(axis=(1, 2))
         norm = np.linalg.norm(np.where(finite[:, None, None], strain, 0), 2, axis=(1, 2))
         largest = np.maximum(largest, reach * np.where(finite, norm, np.nan))
+    largest[~np.isfinite(largest)] = np.nan
     still = largest == 0
     return np.where(still, 0.0, epsilon * length_scale / np.where(still, 1, largest))
 

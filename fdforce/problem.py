@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fdforce.config import Config
 from fdforce.errors import ConfigError, DataError
-from fdforce.losses import make_loss
+from fdforce.losses import Target, make_loss
 from fdforce.structures import Structures, read_structures, split_structures
 from fdforce.training import DataSet
 
@@ -87,7 +87,24 @@ def without_offsets(model):
     return bare
 
 
+def keep_forces(target: Target, structures: Structures, fraction: float, seed: int) -> Target:
+    """Labels with the forces of a random fraction of the structures that have them.
+
+    The choice is made once, by the seed; stresses and energies stay.
+    """
+    if fraction >= 1:
+        return target
+    labelled = np.flatnonzero(structures.has_forces)
+    kept = np.random.default_rng(seed).permutation(labelled)[: round(fraction * len(labelled))]
+    dropped = np.ones(len(structures), dtype=bool)
+    dropped[kept] = False
+    forces = target.forces.copy()
+    forces[np.repeat(dropped, structures.counts)] = np.nan
+    return replace(target, forces=forces)
+
+
 def loss_of(config: Config, train: DataSet):
+    """The loss of a configuration, in units of what the training labels hold."""
     units = _units(train)
     return make_loss(
         config.loss.kind,
@@ -120,11 +137,12 @@ def _units(train: DataSet) -> dict:
 def output_scale(train: DataSet) -> float:
     """Unit of the network outputs: a force times a length of 1 Å, or an energy per atom."""
     units = _units(train)
-    has_forces = train.structures.has_forces.any()
+    has_forces = not np.isnan(train.target.forces).all()
     return units["forces"] if has_forces else units["energy"]
 
 
 def summary(parts: Parts) -> str:
+    """One line on the data; raises DataError where there is nothing to learn."""
     counts = [
         f"{len(part)} {name}" for name, part in vars(parts).items() if isinstance(part, Structures)
     ]

@@ -1,0 +1,194 @@
+"""The training loop: what stops it, what it keeps, how it watches epsilon."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fdforce.config import default_config, override
+from fdforce.descriptors import Chebyshev
+from fdforce.epsilon import Monitor
+from fdforce.errors import ConfigError, TrainingError
+from fdforce.examples import example_files
+from fdforce.losses import SquaredLoss
+from fdforce.models import ElementalNetworks
+from fdforce.neighbors import build_pairs
+from fdforce.problem import keep_forces
+from fdforce.reference_energies import reference_energies
+from fdforce.schedules import SCHEDULES
+from fdforce.structures import read_structures
+from fdforce.training import COLUMNS, DataSet, Trainer, residual_target
+
+
+@pytest.fixture(scope="module")
+def data():
+    structures, _ = read_structures(example_files("ethanol")[0])
+    sets = []
+    for indices in (np.arange(0, 240, 10), np.arange(5, 45, 10)):
+        part = structures.select(indices)
+        pairs = build_pairs(part, 3.5)
+        offsets = reference_energies(structures, "fit")
+        sets.append(DataSet(part, residual_target(part, offsets), pairs))
+    return sets
+
+
+def trainer(data, log=lambda line: None, **changes):
+    """A small network on a few ethanol molecules; `changes` are tables of the configuration."""
+    config = override(
+        default_config(),
+        {"optimizer": {"batch_size": 8}, **changes, "training": changes.get("training", {})},
+    )
+    train, valid = data
+    descriptor = Chebyshev(train.structures.elements, 3.5, 6, 3.0, 2)
+    model = ElementalNetworks(descriptor, (6,), "tanh", seed=1)
+    model.standardise([train.batch(np.arange(len(train)), 1)[0]])
+    loss = SquaredLoss(energy_weight=1.0, force_weight=1.0, energy_unit=0.03, mean_atoms=9.0)
+    return Trainer(model, train, valid, loss, config, log=log)
+
+
+def column(progress, name):
+    return np.array(progress.rows)[:, COLUMNS.index(name)]
+
+
+def test_the_loss_falls(data):
+    progress = trainer(data, training={"epochs": 30}).run()
+    losses = column(progress, "train_loss")
+    # a model that predicts nothing stays at its first loss; 0.5 is far from any chance
+    assert losses[-1] < 0.5 * losses[0]
+    assert column(progress, "epoch").tolist() == list(range(1, 31))
+
+
+def test_the_best_model_is_that_of_the_least_validation_loss(data):
+    run = trainer(data, training={"epochs": 12}, optimizer={"learning_rate": 0.05, "batch_size": 4})
+    seen = {}
+    progress = run.run(lambda now, row: seen.update({now.epoch: now.theta.copy()}))
+    best = int(np.argmin(column(progress, "valid_loss"))) + 1
+    assert progress.best_epoch == best
+    np.testing.assert_array_equal(progress.best_theta, seen[best])
+
+
+def test_one_seed_one_result_another_seed_another(data):
+    runs = [trainer(data, training={"epochs": 2, "seed": seed}).run() for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(runs[0].theta, runs[1].theta)
+    assert not np.array_equal(runs[0].theta, runs[2].theta)
+
+
+def test_patience_stops_early(data):
+    lines = []
+    run = trainer(
+        data, lines.append, training={"epochs": 500, "patience": 3},
+        optimizer={"learning_rate": 0.3, "batch_size": 4},
+    )  # fmt: skip
+    progress = run.run()
+    assert progress.epoch == progress.best_epoch + 3 < 500
+    assert any("stopped early" in line for line in lines)
+
+
+def test_a_budget_ends_the_run_and_bounds_its_time(data):
+    progress = trainer(data, training={"epochs": 0, "max_time": 0.5}).run()
+    assert progress.epoch >= 1
+    # the schedule is over with the budget: its last factor is the floor
+    rates = column(progress, "learning_rate")
+    assert rates[-1] < 0.2 * rates.max()
+
+
+def test_neither_epochs_nor_budget(data):
+    with pytest.raises(ConfigError, match=r"training\.epochs = 0 needs training\.max_time"):
+        trainer(data, training={"epochs": 0})
+
+
+def test_an_unknown_optimizer_lists_the_choices(data):
+    with pytest.raises(ConfigError, match=r"optimizer\.name = 'adma': choose one of adam"):
+        trainer(data, optimizer={"name": "adma"})
+
+
+def test_nan_stops_the_run_and_names_the_structure(data):
+    train, valid = data
+    forces = train.target.forces.copy()
+    forces[9 * 7 + 2] = np.inf  # structure 7
+    broken = replace(train, target=replace(train.target, forces=forces))
+    with pytest.raises(TrainingError) as caught:
+        trainer((broken, valid), training={"epochs": 2}).run()
+    assert train.structures.labels[7] in str(caught.value).split(";")[1].split(",")[0]
+
+
+def test_explosion_stops_the_run(data):
+    run = trainer(data, training={"epochs": 50}, optimizer={"learning_rate": 1e4, "batch_size": 4})
+    with pytest.raises(TrainingError, match=r"the loss is .*; largest in .*extxyz"):
+        run.run()
+    assert np.all(np.isfinite(run.progress.theta))  # that of the last whole epoch
+
+
+def test_epsilon_is_chosen_again_when_the_defect_drifts(data):
+    lines = []
+    run = trainer(data, lines.append, training={"epochs": 3})
+    run.progress.epsilon, run.progress.reference = 1e-3, 1e-12  # truncation far above the reference
+    progress = run.run()
+    assert column(progress, "epsilon")[0] == 1e-3
+    assert column(progress, "epsilon")[1] < 1e-4
+    assert any("epsilon chosen again: 1.0e-03 -> " in line for line in lines)
+
+
+def test_a_given_epsilon_is_kept(data):
+    run = trainer(data, training={"epochs": 2}, finite_difference={"epsilon": 2e-4})
+    run.progress.reference = 1e-15
+    assert column(run.run(), "epsilon").tolist() == [2e-4, 2e-4]
+
+
+def test_gradient_clipping_bounds_the_norm(data):
+    run = trainer(data, optimizer={"gradient_clip": 0.5})
+    gradient = np.array([3.0, 4.0])
+    np.testing.assert_allclose(run._clipped(gradient), [0.3, 0.4], rtol=1e-15)
+    np.testing.assert_array_equal(run._clipped(gradient / 100), gradient / 100)
+
+
+def test_monitor_sums_over_structures():
+    class Step:
+        details = {
+            "defect": np.array([3e-6, 4e-6]),
+            "force_loss": np.array([0.6, 0.8]),
+            "scale": np.array([6.0, 8.0]),
+        }
+
+    monitor = Monitor()
+    for _ in range(2):
+        monitor.add(Step)
+    # S20, Eq. 12: half the defect over the loss, L2 norms over structures
+    assert monitor.err_loss == pytest.approx(2.5e-6, rel=1e-12)
+    assert monitor.normalised == pytest.approx(5e-7, rel=1e-12)
+    assert not monitor.drifted()  # sets the reference
+    assert monitor.reference == monitor.normalised
+    near = Monitor(reference=5.1e-8)
+    near.add(Step)
+    assert not near.drifted()
+    later = Monitor(reference=4.9e-8)
+    later.add(Step)
+    assert later.drifted()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_force_fraction_keeps_whole_structures(data, fraction):
+    train = data[0]
+    target = keep_forces(train.target, train.structures, fraction, seed=2)
+    kept = ~np.isnan(target.forces).reshape(len(train), -1)
+    assert set(kept.sum(axis=1)) <= {0, kept.shape[1]}
+    assert kept.all(axis=1).sum() == round(fraction * len(train))
+    np.testing.assert_array_equal(target.energy, train.target.energy)
+
+
+def test_plateau_reduces_after_waiting():
+    settings = override(
+        default_config(), {"training": {"plateau_patience": 2, "plateau_factor": 0.5}}
+    ).training
+    plateau = SCHEDULES["plateau"]
+    assert plateau([3.0, 2.0, 1.0], settings)(0.5) == 1.0
+    assert plateau([3.0, 2.0, 2.5, 2.5], settings)(0.5) == 0.5
+    assert plateau([3.0, 2.0, 2.5, 2.5, 2.5, 2.5], settings)(0.5) == 0.25
+
+
+def test_cosine_rises_and_falls_to_its_floor():
+    factor = SCHEDULES["cosine"]([], default_config().training)
+    assert factor(0.0) == 0.1
+    assert factor(0.01) == pytest.approx(1.0)
+    assert factor(0.505) == pytest.approx(0.5 * (1 + 1e-3), rel=1e-12)
+    assert factor(1.0) == factor(1.5) == pytest.approx(1e-3)
