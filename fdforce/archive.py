@@ -37,13 +37,26 @@ def write_bytes(path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as problem:
+    except BaseException as problem:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        if not isinstance(problem, OSError):
+            raise
         raise FdforceError(
             f"{path}: cannot be written ({problem.strerror or problem}); an earlier file of that "
             "name is unchanged"
+        ) from problem
+
+
+def append_text(path, text: str) -> None:
+    """Add to a text file; raises FdforceError where that is impossible."""
+    try:
+        with open(path, "a", newline="") as file:
+            file.write(text)
+    except OSError as problem:
+        raise FdforceError(
+            f"{path}: cannot be written ({problem.strerror or problem}); checkpoints are unchanged"
         ) from problem
 
 

@@ -149,7 +149,7 @@ class Batch:
         if largest > self.skin:
             raise FdforceError(
                 f"a displacement changes distances by up to {largest:.3g} Å, but the pair list "
-                f"has a skin of {self.skin:.3g} Å: take a smaller epsilon or a larger skin"
+                f"has a skin of {self.skin:.3g} Å: take a smaller epsilon"
             )
 
 

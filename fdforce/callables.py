@@ -225,6 +225,8 @@ def force_loss_gradient(
         epsilon=epsilon, length_scale=length_scale, stencil=stencil, g0=g0,
     )  # fmt: skip
     step.eta = float(step.eta[0])
+    if direction is not None:
+        step.loss_error = None  # the loss that the direction belongs to is not known
     return step
 
 

@@ -212,7 +212,7 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
         The file is missing, unreadable or not TOML, or a table, key or value is not valid.
     """
     where = os.fspath(path)
-    config = config_from_dict(_read_toml(where), where=where)
+    config = config_from_dict(read_toml(where), where=where)
     config = absolute_paths(config, os.path.dirname(os.path.abspath(where)))
     return _with_overrides(config, overrides)
 
@@ -346,8 +346,8 @@ def _with_overrides(config, overrides):
     return config
 
 
-def _read_toml(where):
-    """The tables of a TOML file."""
+def read_toml(where):
+    """Tables of a TOML file, unchecked; raises ConfigError where it is none."""
     try:
         with open(where, encoding="utf-8-sig") as file:
             text = file.read()

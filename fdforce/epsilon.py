@@ -141,7 +141,7 @@ def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64"
     evaluate : callable
         ``evaluate(epsilon)`` -> list of GradientStep, one for each structure or batch.
     epsilons : sequence of float
-        Increasing.
+        In any order; the result has them increasing.
     stencil, precision : str
     truth : list, optional
         True gradients, one for each step, for Err[grad L~]; both norms run over parameters and
@@ -159,7 +159,7 @@ def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64"
     find_stencil(stencil)
     if stencil == "complex":
         raise ValueError("stencil = 'complex' is exact and has no epsilon to choose")
-    epsilons = np.asarray(epsilons, dtype=np.float64)
+    epsilons = np.sort(np.asarray(epsilons, dtype=np.float64))
     err_loss, err_gradient = [], []
     for epsilon in epsilons:
         steps = evaluate(float(epsilon))

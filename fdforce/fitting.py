@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import difflib
 import io
 import json
 import os
@@ -24,16 +25,18 @@ from fdforce.config import (
     default_config,
     load_config,
     override,
+    read_toml,
     to_toml,
 )
-from fdforce.errors import CheckpointError, ConfigError, FdforceError
+from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import evaluate, groups
-from fdforce.model_file import make_model, model_contents, save_model
-from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.model_file import damaged, make_model, model_contents, save_model
+from fdforce.neighbors import build_pairs
 from fdforce.problem import (
     fingerprint,
     keep_forces,
     loss_of,
+    moderate,
     new_model,
     output_scale,
     read_parts,
@@ -43,7 +46,10 @@ from fdforce.problem import (
 from fdforce.reference_energies import reference_energies
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
-from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target
+from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
+
+RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
+"""Keys of [training] that a resumed run may change."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,10 @@ def fit(
         if config is not None or out is not None:
             raise ConfigError("resume takes configuration and directory from the run itself")
         directory = Path(resume)
-        config = _configure(_existing_config(directory), settings)
+        config = configure_resumed(directory, settings)
         checkpoint = load_checkpoint(directory / "checkpoint.npz")
     else:
-        config = _configure(config, settings)
+        config = configure(config, settings)
         directory, checkpoint = _new_directory(out, config), None
     if config.training.device != "cpu":
         raise ConfigError(
@@ -152,6 +158,11 @@ class _Run:
         train = self.parts.train
         self.log(summary(self.parts))
         self.fingerprint = fingerprint(train, self.parts.valid)
+        if checkpoint is not None and checkpoint[0].get("fingerprint") != self.fingerprint:
+            raise CheckpointError(
+                f"{directory / 'checkpoint.npz'}: belongs to other data than "
+                f"{', '.join(config.data.train)} now hold; train anew with another --out"
+            )
         self.model = self._model(train, checkpoint)
         pairs = self._pairs(train, progress)
         if checkpoint is None:
@@ -167,6 +178,8 @@ class _Run:
         bare = without_offsets(self.model)
         if checkpoint is None:
             bare.scale = self.model.scale = output_scale(train_set)
+            moderate(bare, train_set, loss_of(config, train_set), config)
+            self.model.theta = bare.theta.copy()
         self.trainer = Trainer(
             bare, train_set, valid_set, loss_of(config, train_set), config,
             threads=threads, log=self.log, started=started,
@@ -182,7 +195,8 @@ class _Run:
     def _pairs(self, structures, progress):
         return build_pairs(
             structures, self.model.cutoff,
-            skin=TRAINING_SKIN, threads=self.threads, progress=progress,
+            skin=training_skin(self.config.finite_difference),
+            threads=self.threads, progress=progress,
         )  # fmt: skip
 
     def _data_set(self, structures, pairs):
@@ -197,7 +211,8 @@ class _Run:
                 key.removeprefix("model_"): value
                 for key, value in arrays.items() if key.startswith("model_")
             }  # fmt: skip
-            return make_model(header["model"], arrays)
+            with damaged(self.directory / "checkpoint.npz", CheckpointError):
+                return make_model(header["model"], arrays)
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):
@@ -217,13 +232,9 @@ class _Run:
 
     def _resume(self, checkpoint):
         header, arrays = checkpoint
-        if header["fingerprint"] != self.fingerprint:
-            raise CheckpointError(
-                f"{self.directory / 'checkpoint.npz'}: belongs to other data than "
-                f"{', '.join(self.config.data.train)} now hold; train anew with another --out"
-            )
         arrays = {key: value for key, value in arrays.items() if not key.startswith("model_")}
-        self.trainer.resume(Progress.restore(header["progress"], arrays))
+        with damaged(self.directory / "checkpoint.npz", CheckpointError):
+            self.trainer.resume(Progress.restore(header["progress"], arrays))
         self.log(f"resumed after epoch {self.trainer.progress.epoch}")
 
     def train(self, on_epoch) -> FitResult:
@@ -237,8 +248,8 @@ class _Run:
             self.checkpoint()  # so that a run can be resumed from its first second on
 
         def after_epoch(progress, row):
-            with open(self.directory / "history.csv", "a", newline="") as file:
-                csv.writer(file).writerow(_formatted(progress.rows[-1]))
+            line = ",".join(_formatted(progress.rows[-1]))
+            archive.append_text(self.directory / "history.csv", f"{line}\r\n")
             if progress.epoch % every == 0:
                 self.checkpoint()
             if on_epoch is not None:
@@ -246,13 +257,12 @@ class _Run:
 
         try:
             progress = self.trainer.run(after_epoch)
-        except FdforceError:
-            self._write_log()
+        except TrainingError:
+            self.checkpoint()
             raise
         except KeyboardInterrupt:
             self.log(f"stopped; go on with --resume {self.directory}")
             self.checkpoint()
-            self._write_log()
             raise
         self.checkpoint()
         model = self.best_model()
@@ -308,24 +318,63 @@ class _Run:
         archive.write_bytes(self.directory / "history.csv", text.getvalue().encode())
 
     def _write_log(self):
-        with open(self.directory / "log.txt", "a") as file:
-            file.writelines(f"{line}\n" for line in self._events)
+        text = "".join(f"{line}\n" for line in self._events)
         self._events.clear()
+        archive.append_text(self.directory / "log.txt", text)
 
 
-def _configure(config, settings) -> Config:
+def configure(config, settings: dict) -> Config:
+    """The resolved configuration of `fit`: defaults, a file or tables, and overrides.
+
+    With a time budget and no number of epochs from any of them, epochs are as many as it allows.
+
+    Parameters
+    ----------
+    config : path, dict, Config or None
+    settings : dict
+        As the keyword arguments of `fit`.
+
+    Raises
+    ------
+    ConfigError
+    """
+    changes = _tables(settings)
+    epochs_given = "epochs" in changes.get("training", {}) or _names_epochs(config)
     if config is None:
         config = default_config()
     elif isinstance(config, str | os.PathLike):
         config = load_config(config)
     elif isinstance(config, dict):
         config = config_from_dict(config)
-    changes = _tables(settings)
-    training = changes.get("training", {})
-    if training.get("max_time") and "epochs" not in training:
+    config = override(config, changes, where="fit")
+    if config.training.max_time and not epochs_given:
         # a budget in seconds alone: as many epochs as it allows
-        training["epochs"] = 0
-    return absolute_paths(override(config, changes, where="fit"))
+        config = override(config, {"training": {"epochs": 0}})
+    return absolute_paths(config)
+
+
+def _names_epochs(config) -> bool:
+    """Whether a configuration says how many epochs, rather than leave the default."""
+    if isinstance(config, str | os.PathLike):
+        config = read_toml(config)
+    if isinstance(config, dict):
+        return "epochs" in config.get("training", {})
+    return isinstance(config, Config)
+
+
+def configure_resumed(directory: Path, settings) -> Config:
+    """Configuration of a run with the few changes that a resumed run can take."""
+    before = load_config(_existing_config(directory))
+    after = override(before, _tables(settings), where="fit")
+    for table, keys in TABLES.items():
+        for key in keys:
+            old, new = (getattr(getattr(c, table), key) for c in (before, after))
+            if old != new and (table != "training" or key not in RESUMABLE):
+                raise ConfigError(
+                    f"{table}.{key} = {new!r}: the run has {old!r}, and a resumed run can change "
+                    f"training.{', '.join(RESUMABLE)} alone; train anew with another --out"
+                )
+    return after
 
 
 def _tables(settings: dict) -> dict:
@@ -336,9 +385,16 @@ def _tables(settings: dict) -> dict:
             changes.setdefault(key, {}).update(value)
             continue
         homes = [table for table, keys in TABLES.items() if key in keys]
-        if len(homes) != 1:
-            known = f"in {' and '.join(homes)}: give the table" if homes else "no such setting"
-            raise ConfigError(f"fit: {key}: {known}, as in optimizer={{'name': 'adam'}}")
+        if len(homes) > 1:
+            raise ConfigError(
+                f"fit: {key} is a key of {' and '.join(homes)}: give the table, as in "
+                f"{homes[0]}={{{key!r}: ...}}"
+            )
+        if not homes:
+            known = [name for keys in TABLES.values() for name in keys] + list(TABLES)
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"fit: no such setting: {key}{hint}")
         changes.setdefault(homes[0], {})[key] = value
     return changes
 
@@ -364,15 +420,21 @@ def _new_directory(out, config: Config) -> Path:
     out = Path(out)
     if out.is_file():
         raise ConfigError(f"{out}: is a file; name a directory for the run")
-    held = [
-        name for name in ("config.toml", "checkpoint.npz", "model.npz") if (out / name).exists()
-    ]
-    if held:
+    held = [name for name in ("checkpoint.npz", "model.npz") if (out / name).exists()]
+    if held and not _never_began(out):
         raise ConfigError(
             f"{out}: already holds a run ({', '.join(held)}); choose another --out, or go on with "
             f"--resume {out}"
         )
     return out
+
+
+def _never_began(out: Path) -> bool:
+    """Whether a run failed before its first epoch was complete, so that nothing can be lost."""
+    try:
+        return load_checkpoint(out / "checkpoint.npz")[0]["progress"]["epoch"] == 0
+    except (CheckpointError, KeyError, TypeError):
+        return False
 
 
 def _formatted(row):

@@ -166,9 +166,11 @@ def loss_gradient(
     Raises
     ------
     ValueError
-        Unknown stencil.
+        Unknown stencil, or epsilon not above 0.
     """
     formula = find_stencil(stencil)
+    if not epsilon > 0 and stencil != "complex":
+        raise ValueError(f"epsilon = {epsilon}: must be above 0")
     state = model.forward(batch)
     forces, virial = model.forces(state)
     terms = loss(batch, state.energy, forces, virial)
@@ -211,7 +213,10 @@ def loss_gradient(
     if strain is not None:
         slope += np.einsum("sij,sij->s", strain, virial)
     details = {"force_loss": terms.force_loss, "slope": slope, "terms": terms, "defect": None}
-    details["scale"] = np.sqrt(of_g * of_f)  # |g||f|, to which the monitor relates the defect
+    scale = np.sqrt(of_g * of_f)  # |g||f| + |H||W|, to which the monitor relates the defect
+    if strain is not None:
+        scale += np.linalg.norm(strain, axis=(1, 2)) * np.linalg.norm(virial, axis=(1, 2))
+    details["scale"] = scale
     if replicas.energy is not None and (state.energy is not None or not formula.centre_slope):
         energies = np.reshape(replicas.energy, (len(nodes), n_structures))
         estimate = np.tensordot(formula.slope, energies, 1)

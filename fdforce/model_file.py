@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from datetime import UTC, datetime
 
@@ -51,7 +52,11 @@ def make_model(header: dict, arrays: dict):
     model.theta = arrays["theta"]
     model.scale = float(header["scale"])
     for name in ("reference_energies", "feature_mean", "feature_scale"):
+        if arrays[name].shape != getattr(model, name).shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}")
         setattr(model, name, arrays[name])
+    if not all(np.isfinite(value).all() for value in arrays.values()):
+        raise ValueError("numbers that are not finite")
     if header["baseline"] is not None:
         baseline = BASELINES[header["baseline"]]
         model.baseline = baseline(
@@ -92,6 +97,15 @@ def save_model(path, model, **provenance) -> None:
     archive.write_archive(path, header, arrays)
 
 
+@contextlib.contextmanager
+def damaged(path, error: type[FdforceError]):
+    """Turn what goes wrong with the contents of a file into an error that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, FdforceError) as problem:
+        raise error(f"{path}: damaged file ({type(problem).__name__}: {problem})") from problem
+
+
 def read_header(path) -> dict:
     """Header of a model file.
 
@@ -123,10 +137,8 @@ def load_model(path, *, precision: str | None = None):
         The file is missing, damaged, foreign or of a newer version.
     """
     header, arrays = archive.read_archive(path, FORMAT, VERSION, ModelFileError)
-    try:
+    with damaged(path, ModelFileError):
         model = make_model(header, arrays)
-    except (KeyError, TypeError, ValueError, FdforceError) as problem:
-        raise ModelFileError(f"{path}: damaged model file ({problem})") from problem
     model.provenance = header.get("provenance", {})
     return model if precision is None else in_precision(model, precision)
 

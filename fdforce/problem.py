@@ -48,9 +48,9 @@ def read_parts(config: Config) -> Parts:
         asked = getattr(data, name)
         if isinstance(asked, str | list):
             parts[name] = read(asked, whole.elements)[0]
-        elif asked:
+        elif asked and len(indices["train"]) > 1:
             left = indices["train"]
-            share = asked * len(whole) / len(left)
+            share = max(asked * len(whole), 1) / len(left)  # one structure at least
             kept, held = split_structures(
                 whole.select(left), share, how=data.split, seed=config.training.seed + offset
             )
@@ -95,7 +95,8 @@ def keep_forces(target: Target, structures: Structures, fraction: float, seed: i
     if fraction >= 1:
         return target
     labelled = np.flatnonzero(structures.has_forces)
-    kept = np.random.default_rng(seed).permutation(labelled)[: round(fraction * len(labelled))]
+    number = max(round(fraction * len(labelled)), 1) if fraction else 0
+    kept = np.random.default_rng(seed).permutation(labelled)[:number]
     dropped = np.ones(len(structures), dtype=bool)
     dropped[kept] = False
     forces = target.forces.copy()
@@ -141,6 +142,22 @@ def output_scale(train: DataSet) -> float:
     return units["forces"] if has_forces else units["energy"]
 
 
+def moderate(model, train: DataSet, loss, config: Config) -> None:
+    """Shrink the last layers until the first loss is no larger than that of predicting nothing.
+
+    Features that vary little over the data, but would under strain, are scaled up by their
+    standardisation; stresses of a random network may then be thousands of times too large.
+    """
+    weights = config.loss
+    most = weights.energy_weight + weights.force_weight + weights.stress_weight
+    indices = np.arange(len(train))[:: -(-len(train) // 32)]
+    batch, target = train.batch(indices, 1)
+    state = model.forward(batch)
+    first = loss(batch, state.energy, *model.forces(state), target).value
+    if first > most:
+        model.scale_outputs(np.sqrt(most / first))
+
+
 def summary(parts: Parts) -> str:
     """One line on the data; raises DataError where there is nothing to learn."""
     counts = [
@@ -161,6 +178,10 @@ def fingerprint(*parts) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if part is not None:
-            for array in (part.positions, part.cells, part.energies, part.forces, part.stresses):
+            digest.update(" ".join(part.elements).encode())
+            for array in (
+                part.offsets, part.species, part.positions, part.cells, part.periodic,
+                part.energies, part.forces, part.stresses, part.weights,
+            ):  # fmt: skip
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -16,13 +16,13 @@ from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, labels_of, summarise, take
 from fdforce.gradient import loss_gradient
 from fdforce.losses import Target
-from fdforce.neighbors import PairList
+from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.optimizers import OPTIMIZERS
 from fdforce.schedules import SCHEDULES
 from fdforce.structures import Structures
 
 EXPLODED = 1e6
-"""A loss beyond this stops the run; a model that predicts nothing has a loss of about 1 a term."""
+"""A loss so many times the first one (or 1) stops the run."""
 
 SCAN_STRUCTURES = 32
 SCAN_RANGE = (1e-8, 8e-3)
@@ -54,6 +54,13 @@ class DataSet:
         """Batch of some structures and their labels."""
         batch = make_batch(self.structures, self.pairs, indices, n_chunks=n_chunks)
         return batch, take(self.target, self.structures, indices)
+
+
+def training_skin(differences) -> float:
+    """Skin (Å) that holds every displacement of a run: 6 epsilon a0, and that of the scan."""
+    if differences.epsilon == "auto":
+        return TRAINING_SKIN
+    return max(TRAINING_SKIN, 6.1 * differences.epsilon * differences.length_scale)
 
 
 def residual_target(structures: Structures, offsets=None, baseline=None, pairs=None) -> Target:
@@ -171,6 +178,7 @@ class Trainer:
         self.progress = Progress(model.theta.copy(), self.optimizer.init(model.theta))
         self.progress.best_theta = model.theta.copy()
         self._started = time.monotonic() if started is None else started
+        self._first_loss = 0.0
 
     def resume(self, progress: Progress) -> None:
         """Go on from a state; its elapsed time counts against the budget."""
@@ -255,7 +263,8 @@ class Trainer:
             epoch=new.epoch, learning_rate=rate, epsilon=old.epsilon,
             err_loss=monitor.err_loss, monitor=monitor.normalised,
         )  # fmt: skip
-        if drifted and config.finite_difference.epsilon == "auto":
+        differences = config.finite_difference
+        if drifted and differences.epsilon == "auto" and differences.stencil != "complex":
             new.epsilon, new.reference = self._choose_epsilon(), 0.0
             self.log(
                 f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
@@ -293,7 +302,9 @@ class Trainer:
 
     def _check(self, step, indices) -> None:
         """Stop, and say on which structures, when the loss is not finite or has exploded."""
-        if np.isfinite(step.loss) and step.loss < EXPLODED and np.all(np.isfinite(step.gradient)):
+        self._first_loss = self._first_loss or step.loss
+        bound = EXPLODED * max(1.0, self._first_loss)
+        if np.isfinite(step.loss) and step.loss < bound and np.all(np.isfinite(step.gradient)):
             return
         terms = step.details["terms"]
         share = terms.force_loss + np.abs(terms.d_energy)
@@ -329,7 +340,7 @@ class Trainer:
         if given != "auto":
             return float(given)
         epsilon = self._choose_epsilon()
-        self.log(f"epsilon = {epsilon:.1e} chosen by a scan of Err[L~]")
+        self.log(f"epsilon = {epsilon:.1e}")
         return epsilon
 
     def _choose_epsilon(self) -> float:
@@ -343,7 +354,7 @@ class Trainer:
         try:
             scan = scan_model(
                 self.model, [batch], [lambda *result: self.loss(*result, target)],
-                default_epsilons(*SCAN_RANGE),
+                default_epsilons(*(end / settings.length_scale for end in SCAN_RANGE)),
                 stencil=settings.stencil, length_scale=settings.length_scale,
             )  # fmt: skip
         except ValueError:

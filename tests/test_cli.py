@@ -174,8 +174,7 @@ def test_example_needs_no_name(tmp_path, monkeypatch):
     for arguments, name in ((["--example"], "ethanol"), (["--example", "diamond"], "diamond")):
         assert "stopped by the test" in fail("fit", *arguments, "--epochs", 7)
         train, test = example_files(name)
-        assert seen["config"].data.train == [str(train)]
-        assert seen["config"].data.test == str(test)
+        assert seen["config"]["data"] == {"train": [str(train)], "test": str(test)}
         assert seen["training"] == {"epochs": 7}
 
 

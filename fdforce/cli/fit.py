@@ -99,19 +99,18 @@ def _check_usage(sources, example, out, resume):
 
 def _settings(sources, example, resume, overrides):
     """The configuration to start from, and changes to it that still have to be made."""
-    from fdforce.config import config_from_dict, load_config, override, parse_override
+    from fdforce.config import config_from_dict, parse_override
     from fdforce.examples import EXAMPLE_SETTINGS, example_files
 
     if resume:
         config = None
     elif example:
         train, test = example_files(example)
-        config = config_from_dict(EXAMPLE_SETTINGS[example])
-        config = override(config, {"data": {"train": [str(train)], "test": str(test)}})
+        config = {"data": {"train": [str(train)], "test": str(test)}, **EXAMPLE_SETTINGS[example]}
     elif sources[0].endswith(".toml"):
-        config = load_config(sources[0])
+        config = sources[0]
     else:
-        config = config_from_dict({"data": {"train": list(sources)}})
+        config = {"data": {"train": list(sources)}}
     changes: dict = {}
     for text in overrides:
         change = parse_override(text)
@@ -144,13 +143,11 @@ def _change(changes, table, **values):
 
 def _run(config, changes, out, resume):
     from fdforce.cli.progress import EpochPrinter, structure_progress
-    from fdforce.fitting import fit
+    from fdforce.fitting import configure, configure_resumed, fit
 
-    training = changes.get("training", {})
-    if training.get("max_time"):
-        training.setdefault("epochs", 0)  # a budget alone: as many epochs as it allows
-    length = _length(config, changes, resume)
-    printer = EpochPrinter(length.epochs, length.max_time)
+    # resolved here as well, for what the progress line has to know
+    resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
+    printer = EpochPrinter(resolved.training.epochs, resolved.training.max_time)
     with _termination_as_interrupt():
         try:
             result = fit(
@@ -162,17 +159,6 @@ def _run(config, changes, out, resume):
         finally:
             printer.finish()
     _report(result)
-
-
-def _length(config, changes, resume):
-    """The table [training] of the run that is about to start."""
-    from fdforce.config import default_config, load_config, override
-
-    if resume:
-        existing = Path(resume) / "config.toml"
-        # where it is absent, the library has the right words
-        config = load_config(existing) if existing.is_file() else default_config()
-    return override(config, changes, where="options").training
 
 
 @contextlib.contextmanager

@@ -53,6 +53,9 @@ class Chebyshev:
     ):
         self.elements = tuple(elements)
         self.radial_cutoff = float(radial_cutoff)
+        for name, order in (("radial_order", radial_order), ("angular_order", angular_order)):
+            if int(order) != order:
+                raise ConfigError(f"{name} = {order}: must be a whole number")
         self.radial_order = int(radial_order)
         self.angular_cutoff = float(angular_cutoff)
         self.angular_order = int(angular_order)

@@ -133,6 +133,12 @@ class ElementalNetworks:
                 parts += [rng.normal(scale=n_in**-0.5, size=n_in * n_out), np.zeros(n_out)]
         return np.concatenate(parts)
 
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply the weights and biases of the last layers."""
+        theta = self.theta.reshape(len(self.elements), -1).copy()
+        theta[:, -(self.widths[-2] + 1) :] *= factor
+        self.theta = theta.ravel()
+
     def standardise(self, batches) -> None:
         """Set mean and scale of the features, per element, to those of a data set.
 

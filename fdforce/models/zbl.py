@@ -58,7 +58,7 @@ class ZBL:
         """The baseline that vanishes on a data set: outer radii are its shortest distances.
 
         Pairs of elements that are never neighbours there get the sum of their covalent radii, and
-        no pair more than 2.5 times that sum.
+        no pair more than 2.5 times that sum or the cutoff of the pair list.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class ZBL:
         bond = radii[:, None] + radii
         shortest = shortest_distances(structures, pairs)
         outer = np.where(np.isinf(shortest), bond, np.minimum(shortest, 2.5 * bond))
-        return cls(structures.elements, outer)
+        return cls(structures.elements, np.minimum(outer, pairs.cutoff))
 
     @property
     def cutoff(self) -> float:
