@@ -41,11 +41,15 @@ from fdforce.examples import EXAMPLES
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Wall-clock budget; alone, as many epochs as it allows.",
+    help="Wall-clock budget; without a number of epochs, as many as it allows.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random choice.")
 @click.option("--threads", type=click.IntRange(min=0), help="CPU threads; 0 = all cores.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where the kernels run.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where the kernels run (this version: cpu).",
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float64"]),
@@ -58,7 +62,10 @@ from fdforce.examples import EXAMPLES
 )
 @set_option
 @click.option(
-    "--resume", metavar="DIR", help="Go on exactly where the run in this directory stopped."
+    "--resume",
+    metavar="DIR",
+    help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
+    "threads and checkpoint interval can be changed.",
 )
 def fit(sources, example, valid, test, out, resume, overrides, **training):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
