@@ -14,9 +14,9 @@ takes no time.
 import os
 from importlib import import_module
 
-# Threads that wait for each other in busy loops are up to twelve times slower where another process
-# wants a core; libgomp reads this when it is loaded, so it has to stand before anything else.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Threads that wait for each other in long busy loops are twelve times slower where another process
+# wants a core. libgomp reads this when it is loaded, so it has to stand before anything else.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 

@@ -115,22 +115,22 @@ class Batch:
         step = eta[:, self.structure]
         self._check_skin(direction, strain, np.abs(eta).max(axis=0))
         positions = self.positions + step[:, :, None] * direction
-        cells = np.broadcast_to(self.cells, (n_replicas, *self.cells.shape))
+        cells = np.concatenate([self.cells] * n_replicas).astype(positions.dtype, copy=False)
         if strain is not None:
             moved = np.einsum("aij,aj->ai", strain[self.structure], self.positions)
             positions = positions + step[:, :, None] * moved
-            cells = cells + eta[:, :, None, None] * (self.cells @ strain)
+            cells = cells + (eta[:, :, None, None] * (self.cells @ strain)).reshape(cells.shape)
         replica = np.arange(n_replicas)[:, None]
         in_species = np.diff(self.species_start)[self.species]
         place = self.place + (n_replicas - 1) * self.species_start[self.species]
         return replace(
             self,
             positions=positions.reshape(-1, 3),
-            cells=np.array(cells, dtype=positions.dtype, order="C").reshape(-1, 3, 3),
-            volumes=np.tile(self.volumes, n_replicas),
+            cells=cells,
+            volumes=np.concatenate([self.volumes] * n_replicas),
             structure=(self.structure + replica * len(self)).ravel(),
-            offsets=np.append(
-                (self.offsets[:-1] + replica * n_atoms).ravel(), n_replicas * n_atoms
+            offsets=np.concatenate(
+                ((self.offsets[:-1] + replica * n_atoms).ravel(), [n_replicas * n_atoms])
             ),
             place=(place + replica * in_species).ravel(),
             species_start=n_replicas * self.species_start,

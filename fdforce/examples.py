@@ -11,13 +11,14 @@ EXAMPLES = ("ethanol", "diamond")
 
 EXAMPLE_SETTINGS = {
     "ethanol": {
-        "model": {"activation": "silu"},
-        "optimizer": {"batch_size": 8, "learning_rate": 0.0015},
-        "training": {"epochs": 300},
+        "loss": {"energy_weight": 1.0},
+        "optimizer": {"weight_decay": 0.0},
+        "training": {"epochs": 400},
     },
     "diamond": {
-        "model": {"activation": "silu", "radial_cutoff": 5.0, "angular_cutoff": 4.0},
-        "optimizer": {"batch_size": 4, "learning_rate": 0.003},
+        "model": {"radial_cutoff": 5.0, "angular_cutoff": 4.0},
+        "loss": {"energy_weight": 1.0},
+        "optimizer": {"weight_decay": 0.0, "batch_size": 4, "learning_rate": 0.003},
         "training": {"epochs": 400},
     },
 }

@@ -219,7 +219,7 @@ def loss_gradient(
     details["scale"] = scale
     if replicas.energy is not None and (state.energy is not None or not formula.centre_slope):
         energies = np.reshape(replicas.energy, (len(nodes), n_structures))
-        estimate = np.tensordot(formula.slope, energies, 1)
+        estimate = np.array(formula.slope) @ energies
         if formula.centre_slope:
             estimate = estimate + formula.centre_slope * state.energy
         # dE/d eta along the direction is -g.f - H:W

@@ -59,7 +59,7 @@ def test_small_cells_of_one_volume_with_stress(tmp_path, number):
     path = tmp_path / "nvt.extxyz"
     ase.io.write(path, crystals(number))
     result = fdforce.fit(train=str(path), out=tmp_path / "run", log=silent, epochs=5, threads=1)
-    # the random network predicts no more than there is: its loss is that of the weights, 3 + 1 + 1
+    # the random network predicts no more than there is: its loss is that of the weights, 2 + 1 + 1
     assert result.history["train_loss"][0] < 20
     assert np.isfinite(result.metrics["train"]["stress_rmse"])
     assert ("valid" in result.metrics) == (number > 1)
