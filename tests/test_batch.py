@@ -199,7 +199,7 @@ def test_skin_is_guarded_for_strains():
     batch = make_batch(structures, pairs, [8])
     nothing, strain = np.zeros((batch.n_atoms, 3)), np.diag([0.2, -1.0, 0.3])[None]
     batch.displaced(nothing, np.array([0.99 * SKIN / CUTOFF]), strain)
-    with pytest.raises(FdforceError, match="larger skin"):
+    with pytest.raises(FdforceError, match="take a smaller epsilon"):
         batch.displaced(nothing, np.array([1.01 * SKIN / CUTOFF]), strain)
 
 

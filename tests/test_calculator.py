@@ -33,7 +33,7 @@ def model_for(atoms, *, seed=0, baseline=True):
     descriptor = Chebyshev(
         elements, radial_cutoff=4.5, radial_order=5, angular_cutoff=3.5, angular_order=3
     )
-    model = ElementalNetworks(descriptor, (6, 5), seed=seed)
+    model = ElementalNetworks(descriptor, (6, 5), "tanh", seed=seed)
     rng = np.random.default_rng(seed)
     frames = [atoms.copy() for _ in range(8)]
     for frame in frames:
