@@ -150,7 +150,7 @@ def force_loss_gradient(
     cutoff : float, Å
         Range of the model, which bounds the displacement that a strain causes.
     g0 : float, optional
-        Fixed in place of the largest |g_i|.
+        Fixed in place of the largest ``|g_i|``.
 
     Returns
     -------

@@ -105,7 +105,7 @@ def step_lengths(
     reach : float, Å
         Distance over which the strain displaces a neighbour, the cutoff.
     g0 : float, optional
-        A fixed g0 in place of the largest |g_i|.
+        A fixed g0 in place of the largest ``|g_i|``.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def loss_gradient(
     stencil : str
         A key of `STENCILS`.
     g0 : float, optional
-        Fixed scale in place of the largest |g_i| of each structure (S20, appendix A).
+        Fixed scale in place of the largest ``|g_i|`` of each structure (S20, appendix A).
 
     Returns
     -------
@@ -231,7 +231,7 @@ def loss_gradient(
 
 
 def relative_loss_error(defect, force_loss) -> float:
-    """Err[L~] = |L~ - L| / |L| over structures (S20, Eqs. 12-14).
+    """Err[L~] = ``|L~ - L| / |L|`` over structures (S20, Eqs. 12-14).
 
     For a squared loss L~ - L is half the defect, the difference between the energy slope along g
     from the replicas and from the forces.
