@@ -110,45 +110,47 @@ class Batch:
         """
         if self.displacement:
             raise FdforceError("only an undisplaced batch can be displaced")
+        from fdforce.kernels.cpu.replicas import displace
+
         eta = np.atleast_2d(eta)
         n_replicas, n_atoms = len(eta), len(self.species)
-        step = eta[:, self.structure]
-        self._check_skin(direction, strain, np.abs(eta).max(axis=0))
-        positions = self.positions + step[:, :, None] * direction
-        cells = np.concatenate([self.cells] * n_replicas).astype(positions.dtype, copy=False)
+        dtype = np.result_type(eta, np.float64)
+        strained, cells = np.empty((0, 3)), np.concatenate([self.cells] * n_replicas)
         if strain is not None:
-            moved = np.einsum("aij,aj->ai", strain[self.structure], self.positions)
-            positions = positions + step[:, :, None] * moved
+            strained = np.einsum("aij,aj->ai", strain[self.structure], self.positions)
             cells = cells + (eta[:, :, None, None] * (self.cells @ strain)).reshape(cells.shape)
-        replica = np.arange(n_replicas)[:, None]
-        in_species = np.diff(self.species_start)[self.species]
-        place = self.place + (n_replicas - 1) * self.species_start[self.species]
+        positions = np.empty((n_replicas * n_atoms, 3), dtype)
+        structure, place = np.empty((2, n_replicas * n_atoms), np.int64)
+        largest = displace(
+            self.positions, direction, strained, self.structure, self.species, self.place,
+            self.species_start, eta, positions, structure, place,
+        )  # fmt: skip
+        self._check_skin(largest, strain, eta)
+        first = n_atoms * np.arange(n_replicas)[:, None]
         return replace(
             self,
-            positions=positions.reshape(-1, 3),
-            cells=cells,
+            positions=positions,
+            cells=cells.astype(dtype, copy=False),
             volumes=np.concatenate([self.volumes] * n_replicas),
-            structure=(self.structure + replica * len(self)).ravel(),
-            offsets=np.concatenate(
-                ((self.offsets[:-1] + replica * n_atoms).ravel(), [n_replicas * n_atoms])
-            ),
-            place=(place + replica * in_species).ravel(),
+            structure=structure,
+            offsets=np.concatenate(((self.offsets[:-1] + first).ravel(), [len(positions)])),
+            place=place,
             species_start=n_replicas * self.species_start,
             n_replicas=n_replicas,
             displacement=True,
         )
 
-    def _check_skin(self, direction, strain, eta):
-        """Both atoms of a pair may move, and the strain moves a pair by its distance."""
-        if not len(eta) or not np.isfinite(eta).all():
-            return  # what is not finite surfaces in the results
-        lengths = np.sqrt(np.einsum("ij,ij->i", direction, direction))
-        largest = 2 * np.max(eta[self.structure] * lengths)
-        if strain is not None:
-            largest += self.cutoff * np.max(eta * np.linalg.norm(strain, 2, axis=(1, 2)))
-        if largest > self.skin:
+    def _check_skin(self, largest, strain, eta):
+        """Both atoms of a pair may move, and the strain moves a pair by its distance.
+
+        What is not finite passes, and surfaces in the results.
+        """
+        change = 2 * largest
+        if strain is not None and np.isfinite(eta).all():
+            change += self.cutoff * np.max(np.abs(eta) * np.linalg.norm(strain, 2, axis=(1, 2)))
+        if change > self.skin:
             raise FdforceError(
-                f"a displacement changes distances by up to {largest:.3g} Å, but the pair list "
+                f"a displacement changes distances by up to {change:.3g} Å, but the pair list "
                 f"has a skin of {self.skin:.3g} Å: take a smaller epsilon"
             )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class ElementalNetworks:
         """Arguments, besides the descriptor, that make a network of the same shape."""
         return {"hidden": list(self.hidden), "activation": self.activation}
 
-    @property
+    @cached_property
     def widths(self) -> np.ndarray:
         """Of every layer, features and output included."""
         return np.array([self.descriptor.n_features, *self.hidden, 1], dtype=np.int64)
