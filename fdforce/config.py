@@ -122,7 +122,7 @@ class OptimizerConfig:
     name: str = _key("adam", "optimizer")
     learning_rate: float = _key(0.006, "learning rate at the start of the schedule", above=0)
     batch_size: int = _key(16, "structures in a batch", minimum=1)
-    weight_decay: float = _key(0.01, "decay of the weights", minimum=0)
+    weight_decay: float = _key(0.03, "decay of the weights", minimum=0)
     beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
     gradient_clip: float = _key(0.0, "largest norm of the gradient; 0 = no limit", minimum=0)

@@ -90,7 +90,6 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path, default=Path("tio2.json"))
     parser.add_argument("--seconds", type=float, default=300.0, help="budget of the accuracy run")
-    parser.add_argument("--hidden", default="[40,40]", help="widths of the accuracy run")
     arguments = parser.parse_args()
     results = {
         "machine": {
@@ -117,7 +116,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         run = training_run(
             arguments.data, folder, "--test", 0.1, "--valid", 0.05, "--max-time", arguments.seconds,
-            *settings(f"model.hidden={arguments.hidden}"),
+            *settings(),
         )  # fmt: skip
     results["accuracy"] = run
     test = run["metrics"]["test"]
