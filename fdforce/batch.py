@@ -216,7 +216,7 @@ def _tiles(species_start, n_chunks):
     tiles = []
     for z, count in enumerate(np.diff(species_start).tolist()):
         parts = -(-count // TILE_ATOMS)
-        bounds = [count * part // parts for part in range(parts + 1)] if parts else []
+        bounds = [count * part // max(parts, 1) for part in range(parts + 1)]
         tiles += [(z, a, b) for a, b in itertools.pairwise(bounds)]
     tiles = np.array(tiles, dtype=np.int64).reshape(-1, 3)
     before = np.concatenate(([0], np.cumsum(tiles[:, 2] - tiles[:, 1])))

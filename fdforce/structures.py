@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
@@ -90,7 +91,7 @@ class Structures:
         """Atoms of each structure, shape (S,)."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def volumes(self) -> np.ndarray:
         """Cell volumes, shape (S,), Å^3; NaN where not periodic in three directions."""
         return np.where(self.periodic.all(axis=1), np.abs(np.linalg.det(self.cells)), np.nan)
