@@ -90,6 +90,7 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path, default=Path("tio2.json"))
     parser.add_argument("--seconds", type=float, default=300.0, help="budget of the accuracy run")
+    parser.add_argument("--seed", type=int, default=0, help="of the accuracy run and its split")
     arguments = parser.parse_args()
     results = {
         "machine": {
@@ -116,6 +117,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         run = training_run(
             arguments.data, folder, "--test", 0.1, "--valid", 0.05, "--max-time", arguments.seconds,
+            "--seed", arguments.seed,
             *settings(),
         )  # fmt: skip
     results["accuracy"] = run

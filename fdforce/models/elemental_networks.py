@@ -19,7 +19,7 @@ from fdforce.errors import ConfigError
 ACTIVATIONS = (
     "tanh", "sigmoid", "softplus", "shifted_softplus", "silu", "celu", "relu", "linear",
 )  # fmt: skip
-"""In the order of their codes in kernels/cpu/activations.py."""
+"""Names of the codes in kernels/cpu/activations.py."""
 
 
 @dataclass
@@ -184,6 +184,7 @@ class ElementalNetworks:
         -------
         State
         """
+        from fdforce.kernels.cpu.activations import CODES
         from fdforce.kernels.cpu.networks import networks_forward
 
         mean = self.feature_mean.astype(self.dtype, copy=False)
@@ -196,7 +197,7 @@ class ElementalNetworks:
         output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
         networks_forward(
             features, self.theta.astype(features.dtype, copy=False), self.widths,
-            ACTIVATIONS.index(self.activation), batch.species_start, batch.n_replicas,
+            CODES[self.activation], batch.species_start, batch.n_replicas,
             batch.tiles, batch.tile_chunks, hidden, slopes, output,
         )  # fmt: skip
         output *= self.scale

@@ -51,8 +51,8 @@ def _exp_overload(x):
     def real(x):
         # x = k ln 2 + t with |t| <= ln 2 / 2, Taylor series of e^t to 13th order: 1e-17
         x = max(np.float64(x), -700.0)
-        k = np.floor(x * 1.4426950408889634 + 0.5)
-        t = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
+        k = np.floor(x * LOG2_E + 0.5)
+        t = (x - k * LN2_HIGH) - k * LN2_LOW
         p = 1.0 + t * (1.0 / 13.0)
         p = 1.0 + t * (1.0 / 12.0) * p
         p = 1.0 + t * (1.0 / 11.0) * p
