@@ -28,6 +28,7 @@ _PUBLIC = {
     "force_loss_gradient": "fdforce.callables",
     "force_loss_gradients": "fdforce.callables",
     "scan_epsilon": "fdforce.epsilon",
+    "EnergyCode": "fdforce.energy_code",
     "evaluate": "fdforce.evaluation",
     "predict": "fdforce.evaluation",
     "read_structures": "fdforce.structures",
