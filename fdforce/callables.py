@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fdforce.energy_code import full_stress, layout, read_forces, read_gradient
+from fdforce.errors import CodeError
 from fdforce.gradient import GradientStep, combine, loss_gradient, relative_loss_error
 
 
@@ -56,23 +58,12 @@ class _Callables:
         if batch.replicas:
             return _Point(batch)
         result = self.energy_and_forces(*_arguments(batch.positions, batch.cell))
-        if not isinstance(result, tuple) or len(result) not in (2, 3):
-            raise ValueError(
-                "energy_and_forces must return the tuple (energy, forces) or "
-                f"(energy, forces, stress), not {type(result).__name__}"
-            )
-        point = _Point(batch, None if result[0] is None else np.array([result[0]], dtype=float))
-        point.energy = np.zeros(1) if point.energy is None else point.energy
-        point.forces = np.asarray(result[1], dtype=np.float64)
-        if point.forces.shape != batch.positions.shape:
-            raise ValueError(
-                f"energy_and_forces returned forces of shape {point.forces.shape} for positions of "
-                f"shape {batch.positions.shape}"
-            )
+        energy, forces, stress = read_forces(result, batch.positions.shape)
+        point = _Point(batch, np.array([0.0 if energy is None else energy], dtype=np.float64))
+        point.forces = forces
         point.virial = np.zeros((1, 3, 3))
-        if len(result) == 3 and batch.cell is not None:
-            volume = abs(np.linalg.det(batch.cell))
-            point.virial = -volume * full_stress(result[2])[None]
+        if stress is not None and batch.cell is not None:
+            point.virial = -abs(np.linalg.det(batch.cell)) * stress[None]
             self.with_stress = True
         return point
 
@@ -81,11 +72,17 @@ class _Callables:
 
     def gradient(self, state, weights):
         points = state.batch.replicas or ((state.batch.positions, state.batch.cell),)
-        results = [self.energy_gradient(*_arguments(*point)) for point in points]
-        if all(isinstance(result, tuple) for result in results):
-            state.energy = np.array([np.squeeze(energy) for energy, _ in results])
-            results = [gradient for _, gradient in results]
-        return combine(weights, results)
+        results = [read_gradient(self.energy_gradient(*_arguments(*point))) for point in points]
+        energies = [energy for energy, _ in results]
+        if all(energy is not None for energy in energies):
+            state.energy = np.array(energies)
+        layouts = {layout(gradient) for _, gradient in results}
+        if len(layouts) > 1:
+            raise CodeError(
+                "energy_gradient returned dE/dtheta of shapes "
+                f"{' and '.join(sorted(layouts))} for the same structure"
+            )
+        return combine(weights, [gradient for _, gradient in results])
 
 
 @dataclass(frozen=True)
@@ -161,6 +158,8 @@ def force_loss_gradient(
     ------
     ValueError
         Arrays of the wrong shape, a stress without a cell, or an unknown stencil.
+    CodeError
+        A callable returned what cannot be right: wrong shapes or types, NaN. It is a ValueError.
 
     Examples
     --------
@@ -231,8 +230,8 @@ def force_loss_gradient(
 
 
 def force_loss_gradients(
-    energy_and_forces: Callable,
-    energy_gradient: Callable,
+    energy_and_forces: Callable | Sequence[Callable],
+    energy_gradient: Callable | Sequence[Callable],
     positions: Sequence,
     reference_forces: Sequence,
     *,
@@ -246,7 +245,9 @@ def force_loss_gradients(
 
     Parameters
     ----------
-    energy_and_forces, energy_gradient : callable
+    energy_and_forces, energy_gradient : callable, or sequence of callables
+        The same for all structures, or one for each: a callable sees positions alone, so
+        structures of different species need their own (`fdforce.EnergyCode`).
     positions, reference_forces : sequence of arrays
     cell, reference_stress, direction, weights : sequence, optional
         An entry for each structure, None where it has none.
@@ -276,9 +277,11 @@ def force_loss_gradients(
         elif len(values) != n:
             raise ValueError(f"{name} has {len(values)} entries for {n} structures")
     references = per_structure.pop("reference_forces")
+    energy_and_forces = for_each(energy_and_forces, n, "energy_and_forces")
+    energy_gradient = for_each(energy_gradient, n, "energy_gradient")
     steps = [
         force_loss_gradient(
-            energy_and_forces, energy_gradient, positions[s], references[s],
+            energy_and_forces[s], energy_gradient[s], positions[s], references[s],
             **{name: values[s] for name, values in per_structure.items()}, **options,
         )
         for s in range(n)
@@ -298,14 +301,13 @@ def force_loss_gradients(
     )
 
 
-def full_stress(stress):
-    """3x3 tensor of a stress given as such or in ASE's Voigt order xx yy zz yz xz xy."""
-    stress = np.asarray(stress, dtype=np.float64)
-    if stress.shape == (6,):
-        return stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    if stress.shape != (3, 3):
-        raise ValueError(f"stress has shape {stress.shape}; expected (3, 3) or (6,)")
-    return 0.5 * (stress + stress.T)
+def for_each(function, n: int, name: str) -> list:
+    """A callable for each of n structures, of one callable or a sequence of n."""
+    if callable(function):
+        return [function] * n
+    if len(function) != n:
+        raise ValueError(f"{name} has {len(function)} callables for {n} structures")
+    return list(function)
 
 
 def _arguments(positions, cell):

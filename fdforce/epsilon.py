@@ -13,13 +13,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from fdforce.callables import force_loss_gradient
+from fdforce.callables import for_each, force_loss_gradient
+from fdforce.energy_code import flat
+from fdforce.extrapolation import RATIO, extrapolate
 from fdforce.gradient import STENCILS, find_stencil, loss_gradient, relative_loss_error
 
 DRIFT = 10.0
 """A monitored error that changes by more than this factor has epsilon chosen again."""
 FLAT = 2.0
 """The optimum is called flat where the error stays within this factor of its minimum."""
+LOWEST = {"forward": 1e-11, "central": 1e-9, "central4": 1e-9}
+"""Where a scan of each stencil begins: well below its best epsilon in float64."""
+RICHARDSON_LARGEST, RICHARDSON_LEVELS = 0.064, 10
+"""Largest epsilon of the extrapolated reference, and how often it is halved."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,23 @@ class EpsilonScan:
     err_loss : ndarray or None
         Err[L~] (S20, Eq. 12); None where the model gives no energies.
     err_gradient : ndarray or None
-        Err[grad L~] (S20, Eq. 11); None where there is no true gradient.
+        Err[grad L~] (S20, Eq. 11); None where there is nothing to compare with.
     recommended : float
-        Minimum of the fit to the error curve.
+        Minimum of the fit to the error curve: that of Err[L~] where there is one, since this is
+        what a run can know.
     stencil, precision : str
     fit : tuple of float
         a and b of the fitted ``a / epsilon + b epsilon^order``.
     flat : tuple of float
         Range of epsilon in which the fitted error is within a factor of two of its minimum.
+    reference : str or None
+        What Err[grad L~] compares with: "exact", or "richardson" for an extrapolation of central
+        differences.
+    reference_error : float
+        Relative error of that reference as far as known; errors below it say nothing.
+    slopes : tuple of float
+        Of log error over log epsilon below and above the minimum: -1 and the order of the stencil
+        for smooth energies; NaN where too few points show it.
     """
 
     epsilon: np.ndarray
@@ -50,6 +65,9 @@ class EpsilonScan:
     precision: str
     fit: tuple[float, float]
     flat: tuple[float, float]
+    reference: str | None = None
+    reference_error: float = 0.0
+    slopes: tuple[float, float] = (np.nan, np.nan)
 
     def as_dict(self) -> dict:
         """Plain lists and numbers, for JSON."""
@@ -57,6 +75,28 @@ class EpsilonScan:
         for key in ("epsilon", "err_loss", "err_gradient"):
             values[key] = None if values[key] is None else [float(x) for x in values[key]]
         return values
+
+    def at(self, epsilon: float) -> tuple[float | None, float | None]:
+        """Err[L~] and Err[grad L~] at an epsilon, between the points of the scan."""
+        curves = []
+        for error in (self.err_loss, self.err_gradient):
+            if error is None:
+                curves.append(None)
+                continue
+            with np.errstate(divide="ignore"):
+                between = np.interp(np.log(epsilon), np.log(self.epsilon), np.log(error))
+            curves.append(float(np.exp(between)))
+        return tuple(curves)
+
+    @property
+    def minima(self) -> tuple[float | None, float | None]:
+        """Epsilon of the least Err[L~] and of the least Err[grad L~] by fits to the curves."""
+        order = STENCILS[self.stencil].order
+        return tuple(
+            None if error is None
+            else _best(self.epsilon, error, order, self.reference_error if k else 0.0)[0]
+            for k, error in enumerate((self.err_loss, self.err_gradient))
+        )  # fmt: skip
 
 
 def default_epsilons(lowest: float = 1e-9, highest: float = 0.1) -> np.ndarray:
@@ -117,23 +157,73 @@ def _flat_range(a, b, order, recommended):
     return float(inside[0]), float(inside[-1])
 
 
-def _make_scan(epsilon, err_loss, err_gradient, stencil, precision):
+def _best(epsilon, error, order, floor=0.0):
+    """Recommended epsilon and the fit (a, b), from the points above a floor."""
+    error = np.where(error > 3 * floor, error, np.nan)
+    a, b = fit_error_curve(epsilon, error, order)
+    return float(np.clip(recommend(a, b, order), epsilon[0], epsilon[-1])), (a, b)
+
+
+def _slopes(epsilon, error, best, floor):
+    """Median slopes of the curve below and above its minimum, on logarithmic axes."""
+    x, y = np.log10(epsilon), np.log10(np.where(error > 0, error, np.nan))
+    usable = np.isfinite(y) & (error < 0.1) & (error > 10 * floor)
+    sides = (x < np.log10(best) - 0.4), (x > np.log10(best) + 0.4) & (x < np.log10(best) + 2.5)
+    slopes = []
+    for side in sides:
+        k = np.flatnonzero(side & usable)
+        i, j = np.triu_indices(len(k), 1)
+        pairs = (y[k[j]] - y[k[i]]) / (x[k[j]] - x[k[i]])
+        slopes.append(float(np.median(pairs)) if len(k) >= 3 else float("nan"))
+    return tuple(slopes)
+
+
+def _make_scan(epsilon, err_loss, err_gradient, stencil, precision, reference, reference_error):
     order = STENCILS[stencil].order
-    curve = err_loss if err_loss is not None else err_gradient
+    curve, floor = (err_gradient, reference_error) if err_loss is None else (err_loss, 0.0)
     if curve is None:
         raise ValueError(
             "neither energies at the replicas nor a true gradient: there is no error to minimise; "
             "let energy_gradient return (energy, gradient)"
         )
-    a, b = fit_error_curve(epsilon, curve, order)
-    best = float(np.clip(recommend(a, b, order), epsilon[0], epsilon[-1]))
+    best, (a, b) = _best(epsilon, curve, order, floor)
+    if err_gradient is not None:
+        curve, floor = err_gradient, reference_error
     return EpsilonScan(
         epsilon, err_loss, err_gradient, best, stencil, precision, (a, b),
-        _flat_range(a, b, order, best),
+        _flat_range(a, b, order, best), reference, reference_error,
+        _slopes(epsilon, curve, best, floor),
     )  # fmt: skip
 
 
-def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64", truth=None):
+def richardson_gradients(evaluate: Callable) -> tuple[list, float]:
+    """Reference gradients where nothing exact is known: central differences, extrapolated.
+
+    Parameters
+    ----------
+    evaluate : callable
+        ``evaluate(epsilon)`` -> list of GradientStep with the central stencil.
+
+    Returns
+    -------
+    gradients : list of ndarray, shape (P,)
+        One for each step.
+    error : float
+        Estimate of their relative error.
+    """
+    epsilons = RICHARDSON_LARGEST / RATIO ** np.arange(RICHARDSON_LEVELS)
+    differences = [[flat(s.gradient) for s in evaluate(float(epsilon))] for epsilon in epsilons]
+    best = [extrapolate(of_one) for of_one in zip(*differences, strict=True)]
+    gradients = [gradient for gradient, _ in best]
+    scale = np.linalg.norm(np.concatenate(gradients))
+    error = np.linalg.norm([error for _, error in best])
+    return gradients, float(error / scale) if scale > 0 else 0.0
+
+
+def scan(
+    evaluate: Callable, epsilons, *, stencil="central", precision="float64", truth=None,
+    reference="exact", reference_error=0.0,
+) -> EpsilonScan:  # fmt: skip
     """Error curves of anything that evaluates a list of structures.
 
     Parameters
@@ -146,6 +236,10 @@ def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64"
     truth : list, optional
         True gradients, one for each step, for Err[grad L~]; both norms run over parameters and
         structures (S20, after Eq. 11).
+    reference : str
+        What the true gradients are, "exact" or "richardson".
+    reference_error : float
+        Their relative error.
 
     Returns
     -------
@@ -168,14 +262,16 @@ def scan(evaluate: Callable, epsilons, *, stencil="central", precision="float64"
             losses = np.concatenate([step.details["force_loss"] for step in steps])
             err_loss.append(relative_loss_error(np.concatenate(defects), losses))
         if truth is not None:
-            difference = [_flat(s.gradient) - _flat(t) for s, t in zip(steps, truth, strict=True)]
-            scale = np.linalg.norm(np.concatenate([_flat(t) for t in truth]))
+            difference = [flat(s.gradient) - flat(t) for s, t in zip(steps, truth, strict=True)]
+            scale = np.linalg.norm(np.concatenate([flat(t) for t in truth]))
+            if scale == 0:
+                raise ValueError("the true gradient vanishes: there is no relative error of it")
             err_gradient.append(np.linalg.norm(np.concatenate(difference)) / scale)
     return _make_scan(
         epsilons,
         np.array(err_loss) if err_loss else None,
         np.array(err_gradient) if truth is not None else None,
-        stencil, precision,
+        stencil, precision, None if truth is None else reference, reference_error,
     )  # fmt: skip
 
 
@@ -221,8 +317,8 @@ def scan_model(
 
 
 def scan_epsilon(
-    energy_and_forces: Callable,
-    energy_gradient: Callable,
+    energy_and_forces: Callable | Sequence[Callable],
+    energy_gradient: Callable | Sequence[Callable],
     positions,
     reference_forces,
     *,
@@ -236,15 +332,16 @@ def scan_epsilon(
 
     Parameters
     ----------
-    energy_and_forces, energy_gradient : callable
-        As for `fdforce.force_loss_gradient`; ``energy_gradient`` should return ``(energy,
+    energy_and_forces, energy_gradient : callable, or sequence of callables
+        As for `fdforce.force_loss_gradients`; ``energy_gradient`` should return ``(energy,
         gradient)``, which makes Err[L~] available.
     positions, reference_forces : array (n_atoms, 3), or sequences of such
         One structure or several.
     epsilons : sequence of float, optional
-        Values to try; three a decade from 1e-9 to 0.1 by default.
+        Values to try; three a decade by default, from 1e-9 (forward: 1e-11) to 0.1.
     true_gradient : array, list or dict, or a sequence of such for several structures, optional
-        Gradient of the loss by other means, for Err[grad L~].
+        Gradient of the loss by other means, for Err[grad L~]. Without it central differences are
+        extrapolated to a vanishing step (`richardson_gradients`); the scan says so in `reference`.
     stencil : str
     precision : str
         Noted in the result.
@@ -259,7 +356,7 @@ def scan_epsilon(
     Raises
     ------
     ValueError
-        The stencil has no epsilon, or neither energies nor a true gradient are available.
+        The stencil has no epsilon, or a result of the callables cannot be right (CodeError).
     """
     one = np.ndim(positions[0]) == 1
     per_structure = ("cell", "reference_stress", "direction", "weights")
@@ -268,19 +365,31 @@ def scan_epsilon(
         options = {k: [v] if k in per_structure else v for k, v in options.items()}
         true_gradient = None if true_gradient is None else [true_gradient]
     shared = {k: v for k, v in options.items() if k not in per_structure}
+    energy_and_forces = for_each(energy_and_forces, len(positions), "energy_and_forces")
+    energy_gradient = for_each(energy_gradient, len(positions), "energy_gradient")
 
-    def evaluate(epsilon):
+    def evaluate(epsilon, stencil=stencil, shared=shared):
         return [
             force_loss_gradient(
-                energy_and_forces, energy_gradient, positions[s], reference_forces[s],
+                energy_and_forces[s], energy_gradient[s], positions[s], reference_forces[s],
                 epsilon=epsilon, stencil=stencil, **shared,
                 **{k: options[k][s] for k in per_structure if options.get(k) is not None},
             )
             for s in range(len(positions))
         ]  # fmt: skip
 
-    epsilons = default_epsilons() if epsilons is None else epsilons
-    return scan(evaluate, epsilons, stencil=stencil, precision=precision, truth=true_gradient)
+    truth, reference, error = true_gradient, "exact", 0.0
+    if truth is None:
+        # displacements of the reference stay small, whatever g0 the scan is asked to use
+        scaled = {**shared, "g0": None}
+        truth, error = richardson_gradients(lambda e: evaluate(e, "central", scaled))
+        reference = "richardson"
+    if epsilons is None:
+        epsilons = default_epsilons(LOWEST.get(stencil, 1e-9))
+    return scan(
+        evaluate, epsilons, stencil=stencil, precision=precision,
+        truth=truth, reference=reference, reference_error=error,
+    )  # fmt: skip
 
 
 class Monitor:
@@ -334,11 +443,3 @@ class Monitor:
             return False
         ratio = self.normalised / self.reference
         return ratio > DRIFT or ratio < 1 / DRIFT
-
-
-def _flat(gradient):
-    if isinstance(gradient, dict):
-        return np.concatenate([_flat(value) for value in gradient.values()])
-    if isinstance(gradient, list):
-        return np.concatenate([_flat(value) for value in gradient])
-    return np.ravel(gradient)

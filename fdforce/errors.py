@@ -28,3 +28,7 @@ class CheckpointError(FdforceError):
 
 class TrainingError(FdforceError):
     """Training cannot go on, for instance because the loss is not a finite number."""
+
+
+class CodeError(FdforceError, ValueError):
+    """An energy code from outside returned what cannot be right, or contradicts itself."""

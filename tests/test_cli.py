@@ -254,7 +254,12 @@ def test_epsilon_json_and_plot(model, data, tmp_path):
         succeed("epsilon", model, data, "--json", "--structures", 3, "--plot", figure)
     )
     keys = {"epsilon", "err_loss", "err_gradient", "recommended", "precision", "stencil"}
-    assert set(scan) == keys
+    assert keys < set(scan)
+    assert scan["reference"] == "exact"
+    kinds = [(row["precision"], row["stencil"]) for row in scan["recommendations"]]
+    assert kinds == [
+        (p, s) for p in ("float64", "float32") for s in ("forward", "central", "central4")
+    ]
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert len(scan["epsilon"]) == len(scan["err_loss"]) == len(scan["err_gradient"])
     assert 1e-8 < scan["recommended"] < 1e-4
@@ -263,8 +268,63 @@ def test_epsilon_json_and_plot(model, data, tmp_path):
 
 def test_epsilon_table(model, data):
     text = succeed("epsilon", model, data, "--structures", 2, "--fixed-g0", 0.7)
-    for word in ("round-off", "truncation", "<- best", "recommended ε"):
+    for word in ("round-off", "truncation", "<- best", "recommended ε", "0.7 eV/Å for all"):
         assert word in text
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from tests.morse import THETA, morse\n"
+        "theta = THETA.copy()\n"
+        "def energy_gradient(r):\n"
+        "    energy, _, _, gradient = morse(r, None, theta)\n"
+        "    return energy, gradient\n"
+        "def make_model(atoms):\n"
+        "    return lambda r: morse(r, None, theta)[:2], energy_gradient\n"
+        "def wrong(atoms):\n"
+        "    return lambda r: (morse(r, None, theta)[0], 1.001 * morse(r, None, theta)[1]), "
+        "energy_gradient\n"
+    )
+    return tmp_path / "own.py"
+
+
+def test_epsilon_of_a_code_of_ones_own(own_code, data, tmp_path):
+    text = succeed("epsilon", f"{own_code}:make_model", data, "--structures", 2)
+    assert "consistent with the energies: forces, dE/dtheta" in text
+    assert "no true gradient is available: the reference is a Richardson extrapolation" in text
+    assert "central4" in text
+    found = json.loads(
+        succeed("epsilon", "own:make_model", data, "--structures", 2, "--json",
+                "--stencil", "central", "--plot", tmp_path / "e.svg", "--fixed-g0", 3)
+    )  # fmt: skip
+    assert found["reference"] == "richardson"
+    assert found["checked"] == ["forces", "dE/dtheta"]
+    assert found["slopes"][1] == pytest.approx(2, abs=0.3)
+    assert found["scaled_g0"]["recommended"] > 0
+    assert "<svg" in (tmp_path / "e.svg").read_text()
+    message = fail("epsilon", "own:wrong", data, "--structures", 2)
+    assert "forces inconsistent with the energies" in message
+    assert "1.001 times" in message
+    assert "leave --precision out" in fail(
+        "epsilon", "own:make_model", data, "--precision", "float32"
+    )
+
+
+def test_epsilon_watches_a_run(fitted, model, data, tmp_path):
+    text = succeed("epsilon", "--watch", fitted, "--plot", tmp_path / "monitor.png")
+    assert "Err[L̃]" in text
+    assert "drift" in text
+    assert (tmp_path / "monitor.png").is_file()
+    found = json.loads(succeed("epsilon", "--watch", fitted, "--json"))
+    assert set(found) == {"epoch", "epsilon", "err_loss", "drift"}
+    both = json.loads(
+        succeed("epsilon", model, data, "--structures", 1, "--stencil", "central",
+                "--watch", fitted, "--json", "--plot", tmp_path / "both.png")
+    )  # fmt: skip
+    assert both["monitor"] == found
+    assert "no history.csv there" in fail("epsilon", "--watch", tmp_path)
 
 
 def test_benchmark_json(data):
@@ -363,7 +423,6 @@ def test_formats_that_cannot_be_written(model, data, tmp_path):
 
 
 def test_what_this_version_cannot_do(model, data):
-    assert "not available in this version" in fail("epsilon", "mymodule:make_model", data)
     assert "CPU alone" in fail("evaluate", model, data, "--device", "cuda")
 
 
@@ -381,6 +440,8 @@ def test_what_this_version_cannot_do(model, data):
         ["evaluate"],
         ["evaluate", "model.npz"],
         ["predict", "model.npz", "a.extxyz"],
+        ["epsilon"],
+        ["epsilon", "model.npz"],
         ["epsilon", "model.npz", "a.extxyz", "--stencil", "complex"],
         ["info"],
         ["benchmark", "a.extxyz", "b.extxyz"],

@@ -6,33 +6,27 @@ from fdforce.cli.messages import print_json
 from fdforce.cli.options import (
     STENCILS,
     command,
-    data_argument,
     json_option,
     key_options,
-    model_argument,
     plot_option,
     precision_option,
     threads_option,
 )
 from fdforce.errors import DataError, FdforceError
 
-LOWEST, HIGHEST = 1e-9, 0.1
-SKIN = 6.01 * HIGHEST
-"""Å. What central4 needs at the largest epsilon, strain included."""
+SLOPES = {"forward": 1, "central": 2, "central4": 4}
 
 
 @command("epsilon", short_help="Error of the force gradient over ε, and the best ε.")
-@model_argument
-@data_argument
+@click.argument("model", required=False, metavar="[MODEL]")
+@click.argument("data", nargs=-1, metavar="[DATA]...")
 @json_option
 @plot_option
 @precision_option
 @click.option(
     "--stencil",
     type=click.Choice(STENCILS),
-    default="central",
-    show_default=True,
-    help="Finite-difference formula.",
+    help="Finite-difference formula; by default central in full, and the best ε for all three.",
 )
 @click.option(
     "--fixed-g0",
@@ -48,10 +42,34 @@ SKIN = 6.01 * HIGHEST
     show_default=True,
     help="Structures to scan, evenly spaced in DATA.",
 )
+@click.option(
+    "--watch",
+    metavar="RUN_DIR",
+    help="Show Err[L̃] of the epochs of a run; alone, or beside the scan.",
+)
 @threads_option
 @key_options
-def epsilon(model, data, as_json, plot, precision, stencil, fixed_g0, number, threads, **keys):
+@click.pass_context
+def epsilon(
+    context,
+    model,
+    data,
+    as_json,
+    plot,
+    precision,
+    stencil,
+    fixed_g0,
+    number,
+    watch,
+    threads,
+    **keys,
+):
     """How exact the finite-difference force gradient of MODEL is, and which ε is best.
+
+    MODEL is a model.npz, or an energy code of your own as MODULE:FUNCTION (or FILE.py:FUNCTION): a
+    function of ase.Atoms that returns the pair (energy_and_forces, energy_gradient) or an
+    fdforce.EnergyCode. Such a code is first checked against itself: forces, stress and ∇θE must be
+    the slopes of its energies.
 
     ε is the largest displacement of an atom in Å (for a length scale of 1 Å). For ε from 1e-9 to
     0.1 the command prints Err[L̃], the error that a run can tell from the energies of the displaced
@@ -61,6 +79,8 @@ def epsilon(model, data, as_json, plot, precision, stencil, fixed_g0, number, th
     \b
     Example:
       fdforce epsilon runs/first/model.npz test.extxyz --plot epsilon.png
+      fdforce epsilon mycode:make_model test.extxyz
+      fdforce epsilon --watch runs/first
     """
     from fdforce.threads import limit_threads
 
@@ -68,131 +88,245 @@ def epsilon(model, data, as_json, plot, precision, stencil, fixed_g0, number, th
         from fdforce.report.plots import check_plot_file
 
         check_plot_file(plot)
-    if ":" in model and not model.endswith(".npz"):
-        raise FdforceError(
-            f"{model}: MODULE:FUNCTION is not available in this version; give a model.npz, or call "
-            "fdforce.scan_epsilon from Python"
-        )
-    model, structures = _read(model, data, precision, number, keys)
+    if model is None and watch is None:
+        raise click.UsageError("Give a MODEL and DATA, or --watch RUN_DIR.", context)
+    if model is not None and not data:
+        raise click.UsageError("Missing argument 'DATA...'.", context)
+    monitor = None
+    if watch is not None:
+        from fdforce.diagnosis import read_monitor
+
+        monitor = read_monitor(watch)
+    if model is None:
+        _show_monitor(monitor, watch, as_json, plot)
+        return
     with limit_threads(threads) as threads:
-        scan = _scan(model, structures, stencil, fixed_g0, threads)
+        diagnosis, count = _diagnose(
+            model, data, precision, stencil, fixed_g0, number, threads, keys
+        )
     if plot:
         from fdforce.report.plots import plot_epsilon
 
-        plot_epsilon(scan, plot)
+        plot_epsilon(diagnosis.scan, plot, scaled=diagnosis.scaled, monitor=monitor)
     if as_json:
-        values = scan.as_dict()
-        names = "epsilon", "err_loss", "err_gradient", "recommended", "precision", "stencil"
-        print_json({name: values[name] for name in names})
+        print_json(_as_dict(diagnosis, monitor))
         return
-    _print(scan, len(structures))
+    _print(diagnosis, count, fixed_g0)
+    if monitor is not None:
+        click.echo()
+        _print_monitor(monitor, watch)
     if plot:
         click.echo(f"figure: {plot}")
 
 
-def _read(model, data, precision, number, keys):
-    """The model, and some structures with forces or stress."""
+def _diagnose(model, data, precision, stencil, fixed_g0, number, threads, keys):
+    from fdforce.code_loading import is_code_name, load_codes
+    from fdforce.diagnosis import PRECISIONS, diagnose, of_code, of_model
+    from fdforce.model_file import load_model
+
+    if is_code_name(model):
+        if precision:
+            raise FdforceError(
+                f"--precision {precision}: {model} computes in the precision of its own; "
+                "leave --precision out"
+            )
+        make = load_codes(model)
+        structures = _structures(data, number, None, keys)
+        subjects = [of_code(make, structures)]
+    else:
+        loaded = load_model(model, precision=precision)
+        structures = _structures(data, number, loaded.elements, keys)
+        first = str(loaded.dtype)
+        others = [] if precision or stencil else [p for p in PRECISIONS if p != first]
+        subjects = [of_model(loaded, structures, threads)] + [
+            of_model(load_model(model, precision=other), structures, threads) for other in others
+        ]
+    return diagnose(subjects, stencil=stencil, g0=fixed_g0), len(structures)
+
+
+def _structures(data, number, elements, keys):
+    """Some structures with forces, or a stress where the model is one of fdforce's."""
     import numpy as np
 
-    from fdforce.model_file import load_model
     from fdforce.structures import read_structures
 
-    model = load_model(model, precision=precision)
-    structures, _ = read_structures(data, elements=model.elements, require_labels=True, **keys)
-    useful = np.flatnonzero(structures.has_forces | structures.has_stress)
+    structures, _ = read_structures(data, elements=elements, require_labels=True, **keys)
+    useful = structures.has_forces
+    if elements is not None:
+        useful = useful | structures.has_stress
+    useful = np.flatnonzero(useful)
     if not len(useful):
+        labels = "forces" if elements is None else "forces or a stress"
         raise DataError(
-            f"{', '.join(data)}: no structure has forces or a stress; the energy gradient is exact "
+            f"{', '.join(data)}: no structure has {labels}; the energy gradient is exact "
             "and has no epsilon"
         )
     spaced = np.linspace(0, len(useful) - 1, min(number, len(useful))).round().astype(int)
-    return model, structures.select(useful[spaced])
+    return structures.select(useful[spaced])
 
 
-def _scan(model, structures, stencil, g0, threads):
-    """Scan of the force (and stress) loss ½ Σ |f̂ − f|², structure by structure."""
-    from fdforce.epsilon import default_epsilons, scan_model
-    from fdforce.gradient import loss_gradient
-    from fdforce.model_file import in_precision
-    from fdforce.neighbors import build_pairs
-    from fdforce.problem import without_offsets
-    from fdforce.training import DataSet, residual_target
-
-    pairs = build_pairs(structures, model.cutoff, skin=SKIN, threads=threads)
-    target = residual_target(structures, model.reference_energies, model.baseline, pairs)
-    dataset = DataSet(structures, target, pairs)
-    bare = without_offsets(model)
-    batches, losses = [], []
-    for s in range(len(structures)):
-        batch, labels = dataset.batch([s], threads)
-        batches.append(batch)
-        losses.append(_loss(labels))
-    highest = HIGHEST if g0 is None else _highest(bare, batches, losses, g0)
-    exact = in_precision(bare, "float64")
-    truth = [
-        loss_gradient(exact, batch, loss, stencil="complex").gradient
-        for batch, loss in zip(batches, losses, strict=True)
-    ]
-    try:
-        return scan_model(
-            bare, batches, losses, default_epsilons(LOWEST, highest),
-            stencil=stencil, g0=g0, truth=truth,
-        )  # fmt: skip
-    except ValueError as problem:
-        raise FdforceError(str(problem)) from problem
+def _as_dict(diagnosis, monitor):
+    scan = diagnosis.scan.as_dict()
+    names = (
+        "epsilon", "err_loss", "err_gradient", "recommended", "precision", "stencil", "reference",
+        "reference_error", "flat", "slopes",
+    )  # fmt: skip
+    values = {name: scan[name] for name in names}
+    values["recommendations"] = diagnosis.recommendations()
+    if diagnosis.scaled is not None:
+        scaled = diagnosis.scaled.as_dict()
+        values["scaled_g0"] = {name: scaled[name] for name in names}
+    if diagnosis.consistency is not None:
+        values["checked"] = diagnosis.consistency.checked
+        values["notes"] = diagnosis.consistency.notes
+    if monitor is not None:
+        values["monitor"] = _monitor_dict(monitor)
+    return values
 
 
-def _loss(labels):
-    from fdforce.losses import make_loss
-
-    # weights that turn the means of the squared loss into ½ Σ, so that g = f̂ − f
-    loss = make_loss("squared", energy_weight=0.0, force_weight=1.5, stress_weight=4.5)
-    return lambda *result: loss(*result, labels)
+# -- tables ----------------------------------------------------------------------------------------
 
 
-def _highest(model, batches, losses, g0):
-    """Largest epsilon for which displacements in units of a fixed g0 stay within the skin."""
-    import numpy as np
-
-    largest = 0.0
-    for batch, loss in zip(batches, losses, strict=True):
-        state = model.forward(batch)
-        terms = loss(batch, state.energy, *model.forces(state))
-        largest = max(largest, np.linalg.norm(terms.d_forces, axis=1).max())
-        if terms.d_virial is not None:
-            strain = np.linalg.norm(terms.d_virial, 2, axis=(1, 2)).max()
-            largest = max(largest, batch.cutoff * strain)
-    highest = min(HIGHEST, HIGHEST * g0 / largest) if largest > 0 else HIGHEST
-    if highest < 1e3 * LOWEST:
-        raise FdforceError(
-            f"--fixed-g0 {g0:g}: the largest force error is {largest:.3g} eV/Å; take a g0 near it"
-        )
-    return highest
+def _print(diagnosis, n_structures, fixed_g0):
+    scan = diagnosis.scan
+    _print_consistency(diagnosis.consistency)
+    g0 = "" if fixed_g0 is None else f", g0 = {fixed_g0:g} eV/Å for all"
+    click.echo(f"{n_structures} structures, {scan.stencil} differences, {scan.precision}{g0}\n")
+    _print_curves(scan)
+    _print_slopes(scan)
+    if diagnosis.scaled is not None:
+        _print_fixed_g0(scan, diagnosis.scaled, fixed_g0)
+    rows = diagnosis.recommendations()
+    if len(rows) > 1:
+        _print_recommendations(rows)
 
 
-def _print(scan, n_structures):
+def _print_consistency(found):
+    if found is None:
+        return
+    if found.checked:
+        click.echo(f"consistent with the energies: {', '.join(found.checked)}")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    click.echo()
+
+
+def _print_curves(scan):
     import numpy as np
 
     nearest = np.argmin(np.abs(np.log(scan.epsilon / scan.recommended)))
-    click.echo(f"{n_structures} structures, {scan.stencil} differences, {scan.precision}\n")
-    click.echo(f"{'ε':>9}  {'Err[L̃]':>10}  {'Err[∇̃L]':>11}")
+    star = "*" if scan.reference == "richardson" else ""
+    titles = [f"{'ε':>9}"]
+    curves = []
+    for title, curve in (("Err[L̃]", scan.err_loss), (f"Err[∇̃L]{star}", scan.err_gradient)):
+        if curve is not None:
+            # combining accents take no width
+            titles.append(f"{title:>{11 + title.count(chr(0x303))}}")
+            curves.append(curve)
+    click.echo("  ".join(titles))
     for k, value in enumerate(scan.epsilon):
         side = "<- best" if k == nearest else "round-off" if k < nearest else "truncation"
-        click.echo(f"{value:9.1e}  {scan.err_loss[k]:9.1e}  {scan.err_gradient[k]:9.1e}  {side}")
-    at_best = [_at(scan.recommended, scan.epsilon, error)
-               for error in (scan.err_loss, scan.err_gradient)]  # fmt: skip
+        click.echo("  ".join([f"{value:9.1e}", *(f"{c[k]:11.1e}" for c in curves), side]))
+    if star:
+        click.echo(
+            "* no true gradient is available: the reference is a Richardson extrapolation of "
+            f"central differences,\n  itself good to about {scan.reference_error:.0e}"
+        )
+    err_loss, err_gradient = scan.at(scan.recommended)
+    errors = [f"Err[L̃] = {err_loss:.1e}"] if err_loss is not None else []
+    errors += [f"Err[∇̃L]{star} = {err_gradient:.1e}"] if err_gradient is not None else []
     low, high = scan.flat
     click.echo(
-        f"\nrecommended ε = {scan.recommended:.2g}: Err[L̃] = {at_best[0]:.1e}, "
-        f"Err[∇̃L] = {at_best[1]:.1e}\n"
+        f"\nrecommended ε = {scan.recommended:.2g}: {', '.join(errors)}\n"
         f"any ε from {low:.1g} to {high:.1g} keeps the error within twice its least value; "
         "round-off grows to smaller ε, truncation to larger ε"
     )
 
 
-def _at(value, epsilons, error):
-    """An error curve between its points."""
+def _print_slopes(scan):
+    import math
+
+    low, high = scan.slopes
+    order = SLOPES[scan.stencil]
+    parts = []
+    if not math.isnan(low):
+        parts.append(f"{low:.1f} below the best ε (-1 for round-off)")
+    if not math.isnan(high):
+        parts.append(f"{high:.1f} above it ({order} for the {scan.stencil} stencil)")
+    if parts:
+        click.echo(f"slopes of the curve: {', '.join(parts)}")
+    if high < 0.8 * order:
+        click.echo(
+            "the error grows more slowly than for a smooth energy: pairs cross a cutoff or a knot "
+            "where a\nsecond or third derivative jumps; the smaller ε is, the fewer do"
+        )
+
+
+def _print_fixed_g0(scan, scaled, g0):
+    click.echo(
+        "\neffect of g0                  best ε for Err[L̃]   for Err[∇̃L]   Err[∇̃L] at the "
+        "recommended ε"
+    )
+    for name, one in ((f"{g0:g} eV/Å for all", scan), ("max |g_i| of each structure", scaled)):
+        cells = [f"{x:.1e}" if x is not None else "-" for x in one.minima]
+        error = one.at(one.recommended)[1]
+        click.echo(f"{name:<28}{cells[0]:>19}{cells[1]:>14}{error:>14.1e}")
+    of_loss, of_gradient = scan.minima
+    if of_loss is not None and of_gradient is not None:
+        apart = max(of_loss, of_gradient) / min(of_loss, of_gradient)
+        click.echo(
+            f"with the fixed g0 the two minima are a factor {apart:.2g} apart; the further apart, "
+            "the less Err[L̃] says about the gradient"
+        )
+
+
+def _print_recommendations(rows):
+    click.echo(f"\n{'precision':<10}{'stencil':<10}{'best ε':>8}{'Err[∇̃L]':>12}   flat range")
+    for row in rows:
+        error = row["err_gradient"]
+        low, high = row["flat"]
+        click.echo(
+            f"{row['precision']:<10}{row['stencil']:<10}{row['recommended']:>8.1e}"
+            f"{'-' if error is None else f'{error:.1e}':>11}   {low:.0e} to {high:.0e}"
+        )
+
+
+# -- the monitor of a run --------------------------------------------------------------------------
+
+
+def _monitor_dict(monitor):
+    names = ("epoch", "epsilon", "err_loss", "drift")
+    return {name: [float(x) for x in getattr(monitor, name)] for name in names}
+
+
+def _show_monitor(monitor, run_directory, as_json, plot):
+    if plot:
+        from fdforce.report.plots import plot_monitor
+
+        plot_monitor(monitor, plot)
+    if as_json:
+        print_json(_monitor_dict(monitor))
+        return
+    _print_monitor(monitor, run_directory)
+    if plot:
+        click.echo(f"figure: {plot}")
+
+
+def _print_monitor(monitor, run_directory):
     import numpy as np
 
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.interp(np.log(value), np.log(epsilons), np.log(error))))
+    last = len(monitor.epoch) - 1
+    shown = np.unique(np.round(np.geomspace(1, last + 1, 12)).astype(int) - 1)
+    click.echo(f"{run_directory}: {last + 1} epochs\n")
+    click.echo(f"{'epoch':>6}{'ε':>10}{'Err[L̃]':>12}{'drift':>9}")
+    for k in shown:
+        click.echo(
+            f"{monitor.epoch[k]:6.0f}{monitor.epsilon[k]:10.1e}{monitor.err_loss[k]:11.1e}"
+            f"{monitor.drift[k]:9.2g}"
+        )
+    changes = [f"{epoch:.0f}" for epoch in monitor.changes]
+    click.echo(
+        f"\nε was {f'chosen again before epoch {chr(44).join(changes)}' if changes else 'kept'}; "
+        "drift is Err[L̃] times the force error, relative to the first\nepoch: Err[L̃] alone grows "
+        "while the loss falls, drift stays within a factor of 10 while ε fits"
+    )

@@ -147,7 +147,7 @@ def _thinned(*values):
     return [value[chosen] for value in values]
 
 
-def plot_epsilon(scan, path, length_scale: float = 1.0) -> None:
+def plot_epsilon(scan, path, length_scale: float = 1.0, *, scaled=None, monitor=None) -> None:
     """Error curves over epsilon with the recommendation.
 
     Parameters
@@ -156,18 +156,38 @@ def plot_epsilon(scan, path, length_scale: float = 1.0) -> None:
     path : path
     length_scale : float, Å
         a0.
+    scaled : EpsilonScan, optional
+        With the g0 of each structure, where `scan` has a fixed one.
+    monitor : RunMonitor, optional
+        Epochs of a run.
     """
     figure, (axis,) = _figure(path, 1, width=6.0)
     axis.axvspan(*scan.flat, color="#e8eef6", label="within twice the least error")
-    curves = (
+    true = "the true gradient" if scan.reference == "exact" else "a Richardson extrapolation"
+    curves = [
         (scan.err_loss, "o-", _BLUE, r"Err[$\tilde{L}$], known without a true gradient"),
-        (scan.err_gradient, "s-", _ORANGE, r"Err[$\tilde{\nabla}L$], against the true gradient"),
-    )
+        (scan.err_gradient, "s-", _ORANGE, rf"Err[$\tilde{{\nabla}}L$], against {true}"),
+    ]
     for error, style, colour, label in curves:
         if error is not None:
             axis.plot(
                 scan.epsilon, error, style, color=colour, markersize=3.5, linewidth=1, label=label
             )
+    if scaled is not None:
+        for error, colour in ((scaled.err_loss, _BLUE), (scaled.err_gradient, _ORANGE)):
+            if error is not None:
+                label = "the same, $g_0$ of each structure" if colour == _ORANGE else None
+                axis.plot(scaled.epsilon, error, ":", color=colour, linewidth=1, label=label)
+    if scan.reference == "richardson" and scan.reference_error > 0:
+        axis.axhline(
+            scan.reference_error, color=_ORANGE, linewidth=0.8, linestyle="--",
+            label="error of the reference itself",
+        )  # fmt: skip
+    if monitor is not None:
+        axis.plot(
+            monitor.epsilon, monitor.err_loss, ".", color="#3a3a3a", markersize=3, alpha=0.4,
+            label=r"Err[$\tilde{L}$] of the run's epochs",
+        )  # fmt: skip
     axis.axvline(
         scan.recommended, color=_GREY, linewidth=1, linestyle="--",
         label=f"recommended ε = {scan.recommended:.2g}",
@@ -178,6 +198,30 @@ def plot_epsilon(scan, path, length_scale: float = 1.0) -> None:
         title=f"{scan.stencil} differences, {scan.precision}",
     )  # fmt: skip
     axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_monitor(monitor, path) -> None:
+    """Err[L~] and its drift over the epochs of a run.
+
+    Parameters
+    ----------
+    monitor : RunMonitor
+    path : path
+    """
+    figure, axes = _figure(path, 2)
+    axes[0].plot(monitor.epoch, monitor.err_loss, color=_BLUE, linewidth=1.2)
+    axes[0].set(xlabel="epoch", ylabel=r"Err[$\tilde{L}$]", yscale="log")
+    axes[1].axhspan(0.1, 10, color="#e8eef6")
+    axes[1].plot(monitor.epoch, monitor.drift, color=_ORANGE, linewidth=1.2)
+    axes[1].set(
+        xlabel="epoch", ylabel=r"Err[$\tilde{L}$] × force error / first epoch", yscale="log",
+        ylim=(min(0.05, np.nanmin(monitor.drift)), max(20, np.nanmax(monitor.drift))),
+    )  # fmt: skip
+    for epoch in monitor.changes:
+        for axis in axes:
+            axis.axvline(epoch, color=_GREY, linewidth=0.8, linestyle="--")
+    axes[0].set_title(f"ε = {monitor.epsilon[-1]:.2g}", fontsize=10)
     _save(figure, path)
 
 
