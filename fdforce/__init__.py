@@ -3,7 +3,8 @@
 The map:
 
 - `fit`, `load_model`, `Calculator`: train, load and use a potential;
-- `force_loss_gradient`, `force_loss_gradients`, `scan_epsilon`: the method for any energy code;
+- `force_loss_gradient`, `force_loss_gradients`, `scan_epsilon`, `EnergyCode`, `check_code`: the
+  method for any energy code;
 - `descriptors`: what an atom sees;
 - `evaluate`, `predict`, `read_structures`: a model on data.
 
@@ -29,6 +30,7 @@ _PUBLIC = {
     "force_loss_gradients": "fdforce.callables",
     "scan_epsilon": "fdforce.epsilon",
     "EnergyCode": "fdforce.energy_code",
+    "check_code": "fdforce.consistency",
     "evaluate": "fdforce.evaluation",
     "predict": "fdforce.evaluation",
     "read_structures": "fdforce.structures",

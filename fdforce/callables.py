@@ -6,15 +6,19 @@ fdforce's own models (`fdforce.gradient`). This module imports numpy alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fdforce.energy_code import full_stress, layout, read_forces, read_gradient
+from fdforce.energy_code import full_stress, is_single, layout, read_forces, read_gradient
 from fdforce.errors import CodeError
 from fdforce.gradient import GradientStep, combine, loss_gradient, relative_loss_error
+
+COARSE_EPSILON = 1e-4
+"""Below this displacement differences of float32 gradients are mostly rounding."""
 
 
 @dataclass
@@ -53,6 +57,7 @@ class _Callables:
         self.energy_and_forces = energy_and_forces
         self.energy_gradient = energy_gradient
         self.with_stress = False
+        self.single = False
 
     def forward(self, batch):
         if batch.replicas:
@@ -82,6 +87,7 @@ class _Callables:
                 "energy_gradient returned dE/dtheta of shapes "
                 f"{' and '.join(sorted(layouts))} for the same structure"
             )
+        self.single = self.single or any(is_single(gradient) for _, gradient in results)
         return combine(weights, [gradient for _, gradient in results])
 
 
@@ -191,6 +197,8 @@ def force_loss_gradient(
     cell = _shaped(cell, "cell", (3, 3))
     if reference_stress is not None and cell is None:
         raise ValueError("reference_stress needs the cell as well")
+    if reference_stress is not None and not abs(np.linalg.det(cell)) > 0:
+        raise ValueError("reference_stress needs a cell with a volume; this one has none")
     if weights is None:
         weights = 1.0
     else:
@@ -224,6 +232,13 @@ def force_loss_gradient(
         epsilon=epsilon, length_scale=length_scale, stencil=stencil, g0=g0,
     )  # fmt: skip
     step.eta = float(step.eta[0])
+    if model.single and epsilon < COARSE_EPSILON and stencil != "complex":
+        warnings.warn(
+            f"dE/dtheta comes in float32, for which epsilon = {epsilon:g} is too small: its "
+            "differences are mostly rounding. Take about 1e-3 to 1e-2 (`fdforce epsilon` tells), "
+            "or compute in float64",
+            stacklevel=2,
+        )
     if direction is not None:
         step.loss_error = None  # the loss that the direction belongs to is not known
     return step

@@ -33,8 +33,8 @@ class Parameters:
         """The parameters of a code: as given, or found by name beside its callables; else None.
 
         Looked for are arrays named as in `NAMES`, with the layout of the gradient: attributes of
-        the object that the callables are methods of, variables of their closures, and globals of
-        their module.
+        the object that the callables are methods of, variables of their closures, and of their
+        module.
         """
         if code.parameters is not None:
             return cls(code.parameters)
@@ -91,15 +91,20 @@ def _is_parameters(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.flags.writeable
 
 
-def _named_near(function, names):
+def _named_near(function, names, depth=2):
+    """Variables of these names: attributes, closures (and of functions in them), the module."""
     function = inspect.unwrap(function)
     owner = getattr(function, "__self__", None)
     if owner is None and not inspect.isroutine(function):
         owner = function  # an object with __call__
-    found = dict(getattr(owner, "__dict__", {}))
-    try:
-        variables = inspect.getclosurevars(inspect.unwrap(getattr(function, "__func__", function)))
-        found = {**variables.globals, **variables.nonlocals, **found}
-    except TypeError:  # built in, or compiled
-        pass
-    return [found[name] for name in names if name in found]
+    function = getattr(function, "__func__", function)
+    nearest = [getattr(owner, "__dict__", {})]
+    if inspect.isfunction(function):
+        inside = inspect.getclosurevars(function).nonlocals
+        nearest += [inside, function.__globals__]
+    found = [scope[name] for scope in nearest for name in names if name in scope]
+    if inspect.isfunction(function) and depth > 1:
+        for value in inside.values():
+            if inspect.isroutine(value):
+                found += _named_near(value, names, depth - 1)
+    return found

@@ -31,8 +31,8 @@ class EnergyCode:
         Same arguments; ``(energy, gradient)`` or the gradient alone. The gradient is dE/dtheta as
         an array, or a list or dict of arrays.
     parameters : array, or list or dict of arrays, optional
-        theta, in the layout of the gradient: the very arrays that the code reads on every call, so
-        that a change in place changes its energies. With them dE/dtheta can be checked.
+        theta, in the layout of the gradient: the very NumPy arrays that the code reads on every
+        call, so that a change in place changes its energies. With them dE/dtheta can be checked.
     true_gradient : callable, optional
         ``f(positions, direction)``, for periodic structures ``f(positions, cell, direction,
         strain)``: the exact ``sum_i direction_i . df_i/dtheta``, plus ``sum_ab strain_ab
@@ -117,6 +117,15 @@ def layout(gradient) -> str:
     if isinstance(gradient, list):
         return "[" + ", ".join(layout(value) for value in gradient) + "]"
     return str(np.shape(gradient))
+
+
+def is_single(gradient) -> bool:
+    """Whether any array of a gradient is float32 or coarser."""
+    if isinstance(gradient, dict):
+        gradient = list(gradient.values())
+    if isinstance(gradient, list):
+        return any(is_single(value) for value in gradient)
+    return np.asarray(gradient).dtype in (np.float32, np.float16, np.complex64)
 
 
 def flat(value) -> np.ndarray:

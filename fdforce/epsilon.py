@@ -8,6 +8,7 @@ minimum at nearly the same epsilon. Truncation grows as epsilon^order, round-off
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -212,12 +213,21 @@ def richardson_gradients(evaluate: Callable) -> tuple[list, float]:
         Estimate of their relative error.
     """
     epsilons = RICHARDSON_LARGEST / RATIO ** np.arange(RICHARDSON_LEVELS)
-    differences = [[flat(s.gradient) for s in evaluate(float(epsilon))] for epsilon in epsilons]
+    differences = [
+        [flat(step.gradient) for step in _quietly(evaluate, float(epsilon))] for epsilon in epsilons
+    ]
     best = [extrapolate(of_one) for of_one in zip(*differences, strict=True)]
     gradients = [gradient for gradient, _ in best]
     scale = np.linalg.norm(np.concatenate(gradients))
     error = np.linalg.norm([error for _, error in best])
     return gradients, float(error / scale) if scale > 0 else 0.0
+
+
+def _quietly(evaluate, epsilon):
+    """A scan tries small epsilons on purpose, so their warning says nothing new."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="dE/dtheta comes in float32")
+        return evaluate(epsilon)
 
 
 def scan(
@@ -256,7 +266,7 @@ def scan(
     epsilons = np.sort(np.asarray(epsilons, dtype=np.float64))
     err_loss, err_gradient = [], []
     for epsilon in epsilons:
-        steps = evaluate(float(epsilon))
+        steps = _quietly(evaluate, float(epsilon))
         defects = [step.details["defect"] for step in steps]
         if all(defect is not None for defect in defects):
             losses = np.concatenate([step.details["force_loss"] for step in steps])

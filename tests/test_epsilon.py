@@ -142,6 +142,18 @@ def test_without_energies_the_reference_chooses():
     assert relative(step.gradient, truth) < 1e-8
 
 
+def test_float32_code():
+    code, (positions, reference) = Code(), structure(2)
+
+    def single(r):
+        energy, gradient = code.energy_gradient(r)
+        return energy, gradient.astype(np.float32)
+
+    found = scan_epsilon(code.energy_and_forces, single, positions, reference)
+    # the reference is made of the same rounded gradients, and says how little it is worth
+    assert 1e-9 < found.reference_error < 1e-3
+
+
 def test_perfect_fit_has_nothing_to_scan():
     code, (positions, _) = Code(), structure(0)
     forces = morse(positions, None, THETA)[1]

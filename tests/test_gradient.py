@@ -426,6 +426,33 @@ def test_bad_callables_are_refused():
             )
 
 
+def test_float32_gradients_ask_for_a_larger_epsilon():
+    positions, reference = structure()
+    toy = Toy()
+
+    def single(r):
+        energy, gradient = toy.energy_gradient(r)
+        return energy, {"a": gradient.astype(np.float32)}
+
+    with pytest.warns(UserWarning, match="epsilon = 1e-05 is too small"):
+        force_loss_gradient(toy.energy_and_forces, single, positions, reference)
+    step = force_loss_gradient(toy.energy_and_forces, single, positions, reference, epsilon=1e-3)
+    exact = truth(lambda theta: force_loss(positions, reference, theta))
+    # rounding of 6e-8 over a displacement of 1e-3, and truncation of 1e-6
+    assert relative(step.gradient["a"], exact) < 1e-3
+    assert step.gradient["a"].dtype == np.float64
+
+
+def test_stress_needs_a_volume():
+    positions, reference = structure()
+    toy = Toy()
+    with pytest.raises(ValueError, match="needs a cell with a volume"):
+        force_loss_gradient(
+            toy.energy_and_forces, toy.energy_gradient, positions, reference,
+            cell=np.diag([5.0, 5.0, 0.0]), reference_stress=np.zeros(6),
+        )  # fmt: skip
+
+
 def test_bad_lists_are_refused():
     toy = Toy()
     positions, reference = structure()

