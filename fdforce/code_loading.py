@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fdforce.energy_code import EnergyCode
 from fdforce.errors import FdforceError
+from fdforce.model_code import is_model, model_code
 
 EXPECTED = (
     "make it a function of ase.Atoms that returns an fdforce.EnergyCode, or the pair "
@@ -33,7 +34,8 @@ def load_codes(name: str) -> Callable:
         MODULE is found as by ``import`` in the current folder, or is the path of a .py file.
         FUNCTION takes `ase.Atoms`, or nothing where the code is the same for all structures. It
         returns an `EnergyCode`, an object or dict with these names, the pair (energy_and_forces,
-        energy_gradient), or an adapter (anything with a method ``energy_code(atoms)``).
+        energy_gradient), an adapter (anything with a method ``energy_code(atoms)``), or an
+        `EnergyModel`.
 
     Returns
     -------
@@ -50,18 +52,18 @@ def load_codes(name: str) -> Callable:
     made = _called(name, function) if _required(function) == 0 else function
 
     def make(atoms) -> EnergyCode:
-        if hasattr(made, "energy_code"):
-            return _called(name, made.energy_code, atoms)
-        code = _as_code(made)
-        if code is None and callable(made):
-            code = _called(name, made, atoms)
-            if hasattr(code, "energy_code"):
-                code = _called(name, code.energy_code, atoms)
-            code = _as_code(code)
-        if code is None:
-            kind = type(made).__name__
-            raise FdforceError(f"{name} gives no energy code (found: {kind}); {EXPECTED}")
-        return code
+        found = made
+        if not _is_code(found) and not hasattr(found, "energy_code") and callable(found):
+            found = _called(name, found, atoms)
+        if hasattr(found, "energy_code"):
+            found = _called(name, found.energy_code, atoms)
+        if is_model(found):
+            return model_code(found, atoms)
+        if not _is_code(found):
+            raise FdforceError(
+                f"{name} gives no energy code (found: {type(found).__name__}); {EXPECTED}"
+            )
+        return _as_code(found)
 
     return make
 
@@ -122,21 +124,26 @@ def _where(problem) -> str:
     return f"{what} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
-def _as_code(made):
+def _parts(made) -> list:
+    names = ("energy_and_forces", "energy_gradient", "parameters", "true_gradient")
+    if isinstance(made, tuple):
+        return list(made) if len(made) == 2 else [None]
+    if isinstance(made, dict):
+        return [made.get(key) for key in names]
+    return [getattr(made, key, None) for key in names]
+
+
+def _is_code(made) -> bool:
+    return is_model(made) or all(callable(part) for part in _parts(made)[:2])
+
+
+def _as_code(made) -> EnergyCode:
     if isinstance(made, EnergyCode):
         return made
-    if isinstance(made, tuple) and len(made) == 2 and all(callable(item) for item in made):
-        return EnergyCode(*made)
-    names = ("energy_and_forces", "energy_gradient", "parameters", "true_gradient")
-    if isinstance(made, dict):
-        found = [made.get(key) for key in names]
-    else:
-        found = [getattr(made, key, None) for key in names]
-    if not callable(found[0]) or not callable(found[1]):
-        return None
-    if callable(found[2]):  # a method of that name, as of torch modules, is no array
-        found[2] = None
-    return EnergyCode(*found)
+    parts = _parts(made)
+    if len(parts) > 2 and callable(parts[2]):  # a method of that name, as torch has, is no array
+        parts[2] = None
+    return EnergyCode(*parts)
 
 
 def _positional(function):

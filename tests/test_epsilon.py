@@ -436,6 +436,36 @@ def test_names_that_lead_nowhere(module, structures, tmp_path, name, message):
         of_code(load_codes(name), structures)
 
 
+@pytest.fixture(scope="module")
+def model():
+    from fdforce.descriptors import Chebyshev
+    from fdforce.models import ElementalNetworks
+
+    model = ElementalNetworks(Chebyshev(("Ar",), 4.5, 4, 3.5, 2), (5,), "silu")
+    model.theta = model.theta + np.random.default_rng(1).normal(scale=0.3, size=len(model.theta))
+    return model
+
+
+def test_models_of_fdforce_pass_the_checks(model, structures, crystals):
+    """Forces, stress and dE/dtheta of the engine, judged like anybody's."""
+    from fdforce.model_code import model_code
+
+    for data in (structures, crystals):
+        found = of_code(lambda atoms: model_code(model, atoms), data).consistency
+        assert found.checked == ["forces", *(["stress"] if data is crystals else []), "dE/dtheta"]
+        assert found.notes == []
+
+
+def test_a_model_by_name(model, structures, tmp_path, monkeypatch):
+    fdforce.save_model(tmp_path / "model.npz", model)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import fdforce\ndef make_model():\n    return fdforce.load_model('model.npz')\n"
+    )
+    subject = of_code(load_codes("mine.py:make_model"), structures)
+    assert subject.consistency.checked == ["forces", "dE/dtheta"]
+
+
 # -- the monitor of a run --------------------------------------------------------------------------
 
 
