@@ -23,6 +23,8 @@ DRIFT = 10.0
 """A monitored error that changes by more than this factor has epsilon chosen again."""
 FLAT = 2.0
 """The optimum is called flat where the error stays within this factor of its minimum."""
+MISFIT = 4.0
+"""How many times the least error may be at the minimum of a fit that is to be believed."""
 LOWEST = {"forward": 1e-11, "central": 1e-9, "central4": 1e-9}
 """Where a scan of each stencil begins: well below its best epsilon in float64."""
 RICHARDSON_LARGEST, RICHARDSON_LEVELS = 0.064, 10
@@ -41,13 +43,13 @@ class EpsilonScan:
     err_gradient : ndarray or None
         Err[grad L~] (S20, Eq. 11); None where there is nothing to compare with.
     recommended : float
-        Minimum of the fit to the error curve: that of Err[L~] where there is one, since this is
-        what a run can know.
+        Minimum of the fit to the error curve, or of the curve itself where it does not follow the
+        fit. The curve is that of Err[L~] where there is one, since this is what a run can know.
     stencil, precision : str
     fit : tuple of float
         a and b of the fitted ``a / epsilon + b epsilon^order``.
     flat : tuple of float
-        Range of epsilon in which the fitted error is within a factor of two of its minimum.
+        Range of epsilon in which the error is within a factor of two of its minimum.
     reference : str or None
         What Err[grad L~] compares with: "exact", or "richardson" for an extrapolation of central
         differences.
@@ -151,18 +153,25 @@ def recommend(a: float, b: float, order: int) -> float:
     return float((a / (order * b)) ** (1 / (order + 1)))
 
 
-def _flat_range(a, b, order, recommended):
-    grid = recommended * np.logspace(-4, 4, 801)
-    error = a / grid + b * grid**order
-    inside = grid[error <= FLAT * error.min()]
-    return float(inside[0]), float(inside[-1])
-
-
 def _best(epsilon, error, order, floor=0.0):
-    """Recommended epsilon and the fit (a, b), from the points above a floor."""
+    """Recommended epsilon, the fit (a, b) and the flat range, from the points above a floor.
+
+    Where the curve does not follow the fit, because pairs cross a cutoff whose derivatives jump,
+    the least of the running median is taken: a single accidental zero does not move that.
+    """
     error = np.where(error > 3 * floor, error, np.nan)
     a, b = fit_error_curve(epsilon, error, order)
-    return float(np.clip(recommend(a, b, order), epsilon[0], epsilon[-1])), (a, b)
+    best = float(np.clip(recommend(a, b, order), epsilon[0], epsilon[-1]))
+    grid = best * np.logspace(-4, 4, 801)
+    fitted = a / grid + b * grid**order
+    usable = np.isfinite(error) & (error > 0)
+    x, y = epsilon[usable], np.log(error[usable])
+    if len(x) > 2:
+        x, smooth = x[1:-1], np.median([y[:-2], y[1:-1], y[2:]], axis=0)
+        if np.interp(np.log(best), np.log(x), smooth) > smooth.min() + np.log(MISFIT):
+            best, grid, fitted = float(x[np.argmin(smooth)]), x, np.exp(smooth)
+    inside = grid[fitted <= FLAT * fitted.min()]
+    return best, (a, b), (float(inside[0]), float(inside[-1]))
 
 
 def _slopes(epsilon, error, best, floor):
@@ -187,12 +196,12 @@ def _make_scan(epsilon, err_loss, err_gradient, stencil, precision, reference, r
             "neither energies at the replicas nor a true gradient: there is no error to minimise; "
             "let energy_gradient return (energy, gradient)"
         )
-    best, (a, b) = _best(epsilon, curve, order, floor)
+    best, fit, flat = _best(epsilon, curve, order, floor)
     if err_gradient is not None:
         curve, floor = err_gradient, reference_error
     return EpsilonScan(
-        epsilon, err_loss, err_gradient, best, stencil, precision, (a, b),
-        _flat_range(a, b, order, best), reference, reference_error,
+        epsilon, err_loss, err_gradient, best, stencil, precision, fit, flat, reference,
+        reference_error,
         _slopes(epsilon, curve, best, floor),
     )  # fmt: skip
 

@@ -161,6 +161,42 @@ def test_perfect_fit_has_nothing_to_scan():
         scan_epsilon(code.energy_and_forces, code.energy_gradient, positions, forces)
 
 
+def curve_scan(error, stencil, epsilons):
+    """A scan whose defects are given: one structure with a loss of one half."""
+    from fdforce.epsilon import scan as scan_of
+    from fdforce.gradient import GradientStep
+
+    def evaluate(epsilon):
+        details = {"defect": np.array([error(epsilon)]), "force_loss": np.array([0.5])}
+        return [GradientStep(np.zeros(1), 0.5, None, None, None, details)]
+
+    return scan_of(evaluate, epsilons, stencil=stencil)
+
+
+def test_an_accidental_zero_is_not_recommended():
+    epsilons = np.logspace(-9, -1, 25)
+    zero = epsilons[18]
+
+    def error(epsilon):
+        return 1e-20 if epsilon == zero else 1e-16 / epsilon + 50 * epsilon**2
+
+    # the minimum of a / e + b e^2 is at (a / 2 b)^(1/3) = 1e-6
+    assert curve_scan(error, "central", epsilons).recommended == pytest.approx(1e-6, rel=0.1)
+
+
+def test_a_curve_that_jumps_is_not_fitted_across_the_jump():
+    """central4 on a solid: beyond 3e-5 pairs cross a cutoff whose second derivative jumps."""
+    epsilons = np.logspace(-9, -1, 25)
+
+    def error(epsilon):
+        crossed = 1e2 * epsilon**2 if epsilon > 3e-5 else 0.0
+        return 1e-16 / epsilon + 0.1 * epsilon**4 + crossed
+
+    found = curve_scan(error, "central4", epsilons)
+    assert error(found.recommended) < 4 * min(error(e) for e in epsilons)
+    assert found.flat[0] <= found.recommended <= found.flat[1] < 5e-5
+
+
 # -- extrapolation ---------------------------------------------------------------------------------
 
 
