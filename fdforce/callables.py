@@ -326,7 +326,8 @@ def for_each(function, n: int, name: str) -> list:
 
 
 def _arguments(positions, cell):
-    return (positions,) if cell is None else (positions, cell)
+    """Copies, for codes that wrap positions into the cell where they stand."""
+    return (positions.copy(),) if cell is None else (positions.copy(), cell.copy())
 
 
 def _shaped(value, name, shape):

@@ -78,7 +78,7 @@ def read_forces(result, shape) -> tuple:
             f"energy_and_forces returned forces of shape {forces.shape} for positions of "
             f"shape {tuple(shape)}"
         )
-    forces = np.asarray(_finite(forces, "energy_and_forces", "forces"), dtype=np.float64)
+    forces = _finite(forces, "energy_and_forces", "forces").astype(np.float64, copy=False)
     stress = None
     if len(result) == 3 and result[2] is not None:
         stress = _array(result[2], "energy_and_forces", "a stress")
@@ -178,7 +178,7 @@ def _energy(value, function):
 
 def _array(value, function, name):
     try:
-        array = np.asarray(value)
+        array = np.array(value)  # a copy: codes reuse their buffers
     except Exception as problem:
         raise CodeError(
             f"{function} returned {name} that NumPy cannot read as an array "

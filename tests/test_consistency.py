@@ -210,6 +210,21 @@ def test_parameters_in_containers(container):
     assert np.array_equal(theta(), THETA)
 
 
+def test_reused_buffers_are_not_accused():
+    code, buffers = Code(), (np.zeros((4, 3)), np.zeros(3))
+
+    def energy_and_forces(r):
+        energy, buffers[0][:] = code.energy_and_forces(r)
+        return energy, buffers[0]
+
+    def energy_gradient(r):
+        energy, buffers[1][:] = code.energy_gradient(r)
+        return energy, buffers[1]
+
+    found = check_code(EnergyCode(energy_and_forces, energy_gradient, code.theta), positions())
+    assert found.checked == ["forces", "dE/dtheta"]
+
+
 def test_two_models_in_one():
     code, other = Code(), Code(energy=lambda e: e + 1.0)
     with pytest.raises(CodeError, match="the two are not one model"):

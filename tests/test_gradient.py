@@ -443,6 +443,31 @@ def test_float32_gradients_ask_for_a_larger_epsilon():
     assert step.gradient["a"].dtype == np.float64
 
 
+def test_codes_that_reuse_buffers_and_write_into_their_input():
+    positions, reference = structure()
+    toy, buffers = Toy(), (np.zeros((5, 3)), np.zeros(3))
+
+    def energy_and_forces(r):
+        energy, buffers[0][:] = toy.energy_and_forces(r)
+        r[:] = np.nan
+        return energy, buffers[0]
+
+    def energy_gradient(r):
+        energy, buffers[1][:] = toy.energy_gradient(r)
+        r[:] = np.nan
+        return energy, buffers[1]
+
+    given = positions.copy()
+    expected = force_loss_gradient(toy.energy_and_forces, toy.energy_gradient, positions, reference)
+    found = force_loss_gradients(
+        energy_and_forces, energy_gradient, [given, given + 0.1], [reference, reference]
+    )
+    assert np.array_equal(given, positions)
+    first = found.details["steps"][0]
+    assert np.array_equal(first.gradient, expected.gradient)
+    assert np.array_equal(first.forces, expected.forces)
+
+
 def test_stress_needs_a_volume():
     positions, reference = structure()
     toy = Toy()
