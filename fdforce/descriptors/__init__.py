@@ -1,7 +1,59 @@
-"""What an atom sees: one module per family of descriptors."""
+"""What an atom sees: one module per family of descriptors.
+
+Every family is a `Descriptor`; models know nothing else of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
 
 from fdforce.descriptors.chebyshev import Chebyshev
 
+
+class Descriptor(Protocol):
+    """What a family has to offer.
+
+    Attributes
+    ----------
+    name : str
+        Its key in `DESCRIPTORS`.
+    setting_names : tuple of str
+        Keys of the configuration that are arguments of the class, besides the elements.
+    elements : tuple of str
+        Species labels in the order of the batch.
+    cutoff : float, Å
+        Largest distance at which a neighbour counts.
+    n_features : int
+    labels : list of str
+        A name for every feature.
+    settings : dict
+        Arguments that make an equal descriptor, ready for JSON.
+    """
+
+    name: str
+    setting_names: tuple[str, ...]
+    elements: tuple[str, ...]
+    cutoff: float
+    n_features: int
+    labels: list[str]
+    settings: dict
+
+    def compute(self, atoms) -> np.ndarray:
+        """Features (n_atoms, n_features) of an `ase.Atoms`."""
+
+    def forward(self, batch, mean, scale, *, keep=True) -> tuple[np.ndarray, Any]:
+        """Features ``(G - mean) * scale``, rows by ``batch.place``, and what `backward` needs.
+
+        In the dtype of mean and scale (float32 or float64), or complex128 for complex positions.
+        What is kept has length 0 unless `keep`.
+        """
+
+    def backward(self, batch, d_features, kept, scale) -> tuple[np.ndarray, np.ndarray]:
+        """d_positions (n_atoms, 3) and each atom's d_strain (n_atoms, 6), Voigt order."""
+
+
 DESCRIPTORS = {"chebyshev": Chebyshev}
 
-__all__ = ["DESCRIPTORS", "Chebyshev"]
+__all__ = ["DESCRIPTORS", "Chebyshev", "Descriptor"]

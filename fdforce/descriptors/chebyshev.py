@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
 
+from fdforce.descriptors.features import compute_features, pair_arguments
 from fdforce.errors import ConfigError
 
 SINE_TERMS = 11
@@ -118,15 +119,7 @@ class Chebyshev:
         DataError
             An element that the descriptor does not know, or positions that are not finite.
         """
-        from fdforce.batch import make_batch
-        from fdforce.neighbors import build_pairs
-        from fdforce.structures import read_structures
-
-        structures, _ = read_structures([atoms], elements=self.elements, keep_isolated=True)
-        batch = make_batch(structures, build_pairs(structures, self.cutoff, skin=0.0))
-        plain = np.zeros((len(self.elements), self.n_features))
-        features, _ = self.forward(batch, plain, plain + 1)
-        return features[batch.place]
+        return compute_features(self, atoms)
 
     def forward(self, batch, mean, scale, *, keep=True):
         """Standardised features of a batch, rows sorted by species, and what `backward` needs.
@@ -152,7 +145,7 @@ class Chebyshev:
         n_density = (self.angular_order + 1) * (self.angular_order + 2)
         densities = np.empty((batch.n_atoms if keep else 0, len(self.elements), n_density), dtype)
         chebyshev_forward(
-            *_pair_arguments(batch),
+            *pair_arguments(batch),
             tables["constants"], self._inverse_cutoff, tables["sine"], tables["recursion"],
             tables["norm"], tables["legendre"], tables["spins"],
             mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), self.radial_order,
@@ -187,7 +180,7 @@ class Chebyshev:
         d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
         d_strain = np.zeros((batch.n_atoms, 6), dtype)
         chebyshev_backward(
-            d_features, densities, *_pair_arguments(batch),
+            d_features, densities, *pair_arguments(batch),
             tables["constants"], self._inverse_cutoff, tables["sine"], tables["cosine"],
             tables["recursion"], tables["norm"], tables["legendre"], tables["spins"],
             scale.astype(d_features.dtype, copy=False), self.radial_order, d_positions, d_strain,
@@ -210,14 +203,6 @@ class Chebyshev:
     @cached_property
     def _table_cache(self):
         return {}
-
-
-def _pair_arguments(batch):
-    """The arguments that every descriptor kernel begins with (kernels/README.md)."""
-    return (
-        batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
-        batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.chunks, batch.place,
-    )  # fmt: skip
 
 
 def _make_tables(descriptor):
