@@ -112,7 +112,8 @@ def test_update_of_the_page_lowers_the_loss():
 def test_single_precision_is_as_bad_as_the_page_says():
     single = run(RECIPE.replace('_x64", True', '_x64", False'), DATA)
     try:
-        step = gradient(single)
+        with pytest.warns(UserWarning, match="comes in float32"):
+            step = gradient(single)
     finally:
         jax.config.update("jax_enable_x64", True)
     error = relative(flat(step.gradient), flat(differentiated_twice()))
