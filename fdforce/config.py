@@ -10,6 +10,8 @@ checked here, once, where they enter. Names that a registry knows (``model.descr
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import json
 import math
 import numbers
@@ -19,7 +21,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fdforce.errors import ConfigError
 
@@ -59,15 +61,11 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class AnyModelConfig:
     """What an atom sees, and the function from there to its energy."""
 
     kind: str = _key("elemental_networks", "family of models")
     descriptor: str = _key("chebyshev", "family of descriptors")
-    radial_cutoff: float = _key(6.0, "reach of the radial descriptors (Å)", above=0)
-    radial_order: int = _key(15, "highest order of the radial descriptors", minimum=0)
-    angular_cutoff: float = _key(5.0, "reach of the angular descriptors (Å)", above=0)
-    angular_order: int = _key(6, "highest order of the angular descriptors", minimum=0)
     hidden: list[int] = _key([64, 32], "widths of the hidden layers", minimum=1)
     activation: str = _key(
         "silu",
@@ -85,6 +83,16 @@ class ModelConfig:
     )
     elements: list[str] = _key([], "elements of the model, in order; [] = those of the data")
     baseline: str = _key("zbl", "fixed short-range repulsion added", choices=("zbl", "none"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(AnyModelConfig):
+    """What an atom sees, and the function from there to its energy."""
+
+    radial_cutoff: float = _key(6.0, "reach of the radial descriptors (Å)", above=0)
+    radial_order: int = _key(15, "highest order of the radial descriptors", minimum=0)
+    angular_cutoff: float = _key(5.0, "reach of the angular descriptors (Å)", above=0)
+    angular_order: int = _key(6, "highest order of the angular descriptors", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +177,51 @@ class Config:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
-#: table name -> {key name -> dataclasses.Field}; a field's metadata holds help, choices and range
+#: table name -> {key name -> dataclasses.Field}; a field's metadata holds help, choices and range.
+#: [model] has the keys of the default descriptor here; see `model_config`.
 TABLES = {
     table.name: {key.name: key for key in dataclasses.fields(table.type)}
     for table in dataclasses.fields(Config)
 }
+
+
+@functools.cache
+def model_config(descriptor: str) -> type[AnyModelConfig]:
+    """The table [model] with the keys of a family of descriptors.
+
+    They are the arguments of its class: names and help from `setting_help`, defaults and types from
+    the signature. A family that is not known has those of the default one; what makes the model
+    says which there are.
+    """
+    if descriptor == ModelConfig().descriptor:
+        return ModelConfig
+    from fdforce.descriptors import DESCRIPTORS
+
+    if descriptor not in DESCRIPTORS:
+        return ModelConfig
+    family = DESCRIPTORS[descriptor]
+    parameters = inspect.signature(family.__init__).parameters
+    types = get_type_hints(family.__init__)
+    fields = [
+        (name, types[name], _key(parameters[name].default, help))
+        for name, help in family.setting_help.items()
+    ]
+    default = ("descriptor", str, _key(descriptor, "family of descriptors"))
+    made = dataclasses.make_dataclass(
+        f"{family.__name__}ModelConfig", [default, *fields], bases=(AnyModelConfig,), frozen=True
+    )
+    made.__doc__ = AnyModelConfig.__doc__
+    return made
+
+
+def keys_of(settings) -> dict:
+    """Key name -> dataclasses.Field of one table of a configuration."""
+    return {key.name: key for key in dataclasses.fields(settings)}
+
+
+def known_keys(config: Config) -> dict[str, dict]:
+    """`TABLES` with the keys of the descriptor that a configuration has."""
+    return {table: keys_of(getattr(config, table)) for table in TABLES}
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -278,11 +326,24 @@ def override(
                 f"{where}: {table} = {_show(values)}: expected a table, "
                 f"[{table}] with key = value lines below it"
             )
-        checked = {key: _checked(table, key, value, where) for key, value in values.items()}
-        tables[table] = dataclasses.replace(getattr(config, table), **checked)
+        settings = getattr(config, table)
+        if table == "model":
+            settings = _with_keys_of(settings, values.get("descriptor", settings.descriptor))
+        keys = keys_of(settings)
+        checked = {key: _checked(table, keys, key, value, where) for key, value in values.items()}
+        tables[table] = dataclasses.replace(settings, **checked)
     config = dataclasses.replace(config, **tables)
     _check_together(config, where)
     return config
+
+
+def _with_keys_of(settings, descriptor):
+    """The table [model] for a descriptor, with what all descriptors have in common kept."""
+    table = model_config(descriptor) if isinstance(descriptor, str) else type(settings)
+    if isinstance(settings, table) and type(settings) is table:
+        return settings
+    common = {name: getattr(settings, name) for name in keys_of(AnyModelConfig)}
+    return table(**{**common, "descriptor": descriptor})
 
 
 def parse_override(text: str) -> dict[str, dict[str, Any]]:
@@ -340,10 +401,18 @@ def absolute_paths(config: Config, folder: str | os.PathLike = "") -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
-def _with_overrides(config, overrides):
+def merge_overrides(overrides: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The changes that ``table.key=value`` texts ask for together; a later one wins."""
+    changes: dict[str, dict[str, Any]] = {}
     for text in overrides:
-        config = override(config, parse_override(text), where="--set")
-    return config
+        for table, values in parse_override(text).items():
+            changes.setdefault(table, {}).update(values)
+    return changes
+
+
+def _with_overrides(config, overrides):
+    changes = merge_overrides(overrides)
+    return override(config, changes, where="--set") if changes else config
 
 
 def read_toml(where):
@@ -394,11 +463,11 @@ def _parse_value(value, text):
 _NO = object()
 
 
-def _checked(table, key, value, where):
+def _checked(table, keys, key, value, where):
     """The value as the key stores it; ConfigError if it is not valid."""
-    if key not in TABLES[table]:
-        raise ConfigError(f"{where}: {_unknown_key(table, key)}")
-    field = TABLES[table][key]
+    if key not in keys:
+        raise ConfigError(f"{where}: {_unknown_key(table, keys, key)}")
+    field = keys[key]
     result = _converted(value, field.type)
     if result is _NO or not _is_choice(result, field):
         problem = f"expected {_expected(field)}{_nearest(value, field.metadata['choices'])}"
@@ -512,11 +581,12 @@ def _unknown_table(table):
     return f"unknown table [{table}]{_nearest(table, TABLES, '[{}]') or _list('tables', TABLES)}"
 
 
-def _unknown_key(table, key):
-    homes = [f"{home}.{key}" for home in TABLES if key in TABLES[home]]
+def _unknown_key(table, names, key):
+    homes = [f"{home}.{key}" for home in TABLES if home != table and key in TABLES[home]]
     if homes:
         return f"unknown key {table}.{key}; did you mean {' or '.join(homes)}?"
-    names = TABLES[table]
+    if table == "model" and key in TABLES["model"]:
+        return f"model.{key} belongs to another descriptor{_list('keys of [model]', names)}"
     near = _nearest(key, names, table + ".{}")
     return f"unknown key {table}.{key}{near or _list(f'keys of [{table}]', names)}"
 
@@ -539,6 +609,7 @@ def _expected(field):
         str: "a string",
         list[str]: "a list of strings",
         list[int]: "a list of integers",
+        list[float]: "a list of numbers",
         dict[str, float]: "a table of numbers",
     }
     if field.metadata.get("files"):
@@ -581,7 +652,7 @@ def to_toml(config: Config, comments: bool = False) -> str:
     """
     config = absolute_paths(config)
     blocks = []
-    for table, keys in TABLES.items():
+    for table, keys in known_keys(config).items():
         settings = getattr(config, table)
         lines = [f"[{table}]"]
         if comments:

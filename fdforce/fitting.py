@@ -18,12 +18,14 @@ import numpy as np
 from fdforce import archive
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import (
-    TABLES,
     Config,
     absolute_paths,
     config_from_dict,
     default_config,
+    keys_of,
+    known_keys,
     load_config,
+    model_config,
     override,
     read_toml,
     to_toml,
@@ -338,14 +340,15 @@ def configure(config, settings: dict) -> Config:
     ------
     ConfigError
     """
-    changes = _tables(settings)
-    epochs_given = "epochs" in changes.get("training", {}) or _names_epochs(config)
+    names_epochs = _names_epochs(config)
     if config is None:
         config = default_config()
     elif isinstance(config, str | os.PathLike):
         config = load_config(config)
     elif isinstance(config, dict):
         config = config_from_dict(config)
+    changes = _tables(settings, config)
+    epochs_given = "epochs" in changes.get("training", {}) or names_epochs
     config = override(config, changes, where="fit")
     if config.training.max_time and not epochs_given:
         # a budget in seconds alone: as many epochs as it allows
@@ -365,10 +368,10 @@ def _names_epochs(config) -> bool:
 def configure_resumed(directory: Path, settings) -> Config:
     """Configuration of a run with the few changes that a resumed run can take."""
     before = load_config(_existing_config(directory))
-    after = override(before, _tables(settings), where="fit")
-    for table, keys in TABLES.items():
+    after = override(before, _tables(settings, before), where="fit")
+    for table, keys in known_keys(after).items():
         for key in keys:
-            old, new = (getattr(getattr(c, table), key) for c in (before, after))
+            old, new = (getattr(getattr(c, table), key, None) for c in (before, after))
             if old != new and (table != "training" or key not in RESUMABLE):
                 raise ConfigError(
                     f"{table}.{key} = {new!r}: the run has {old!r}, and a resumed run can change "
@@ -377,21 +380,26 @@ def configure_resumed(directory: Path, settings) -> Config:
     return after
 
 
-def _tables(settings: dict) -> dict:
+def _tables(settings: dict, config: Config) -> dict:
     """Sort keyword arguments into tables."""
+    descriptor = settings.get("descriptor", config.model.descriptor)
+    descriptor = (settings.get("model") or {}).get("descriptor", descriptor)
+    tables = known_keys(config)
+    if isinstance(descriptor, str):
+        tables["model"] = keys_of(model_config(descriptor))
     changes: dict = {}
     for key, value in settings.items():
-        if key in TABLES and isinstance(value, dict):
+        if key in tables and isinstance(value, dict):
             changes.setdefault(key, {}).update(value)
             continue
-        homes = [table for table, keys in TABLES.items() if key in keys]
+        homes = [table for table, keys in tables.items() if key in keys]
         if len(homes) > 1:
             raise ConfigError(
                 f"fit: {key} is a key of {' and '.join(homes)}: give the table, as in "
                 f"{homes[0]}={{{key!r}: ...}}"
             )
         if not homes:
-            known = [name for keys in TABLES.values() for name in keys] + list(TABLES)
+            known = [name for keys in tables.values() for name in keys] + list(tables)
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ConfigError(f"fit: no such setting: {key}{hint}")

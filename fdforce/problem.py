@@ -71,7 +71,7 @@ def new_model(config: Config, elements):
             )
     family = DESCRIPTORS[settings.descriptor]
     descriptor = family(
-        elements=elements, **{key: getattr(settings, key) for key in family.setting_names}
+        elements=elements, **{key: getattr(settings, key) for key in family.setting_help}
     )
     return MODELS[settings.kind](
         descriptor, settings.hidden, settings.activation,

@@ -106,7 +106,7 @@ def _check_usage(sources, example, out, resume):
 
 def _settings(sources, example, resume, overrides):
     """The configuration to start from, and changes to it that still have to be made."""
-    from fdforce.config import config_from_dict, parse_override
+    from fdforce.config import config_from_dict, load_config, merge_overrides, override
     from fdforce.examples import EXAMPLE_SETTINGS, example_files
 
     if resume:
@@ -118,12 +118,10 @@ def _settings(sources, example, resume, overrides):
         config = sources[0]
     else:
         config = {"data": {"train": list(sources)}}
-    changes: dict = {}
-    for text in overrides:
-        change = parse_override(text)
-        config_from_dict(change, where="--set")  # a wrong key is the fault of --set
-        for table, values in change.items():
-            changes.setdefault(table, {}).update(values)
+    changes = merge_overrides(overrides)
+    if changes and not resume:
+        base = config_from_dict(config) if isinstance(config, dict) else load_config(config)
+        override(base, changes, where="--set")  # a wrong key is the fault of --set
     return config, changes
 
 

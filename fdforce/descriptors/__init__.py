@@ -19,8 +19,9 @@ class Descriptor(Protocol):
     ----------
     name : str
         Its key in `DESCRIPTORS`.
-    setting_names : tuple of str
-        Keys of the configuration that are arguments of the class, besides the elements.
+    setting_help : dict of str to str
+        Arguments of the class besides the elements, which are its keys in the configuration, with
+        a line of help. Defaults and types are those of the signature.
     elements : tuple of str
         Species labels in the order of the batch.
     cutoff : float, Å
@@ -33,7 +34,7 @@ class Descriptor(Protocol):
     """
 
     name: str
-    setting_names: tuple[str, ...]
+    setting_help: dict[str, str]
     elements: tuple[str, ...]
     cutoff: float
     n_features: int

@@ -42,7 +42,12 @@ class Chebyshev:
     """
 
     name = "chebyshev"
-    setting_names = ("radial_cutoff", "radial_order", "angular_cutoff", "angular_order")
+    setting_help = {
+        "radial_cutoff": "reach of the radial descriptors (Å)",
+        "radial_order": "highest order of the radial descriptors",
+        "angular_cutoff": "reach of the angular descriptors (Å)",
+        "angular_order": "highest order of the angular descriptors",
+    }
 
     def __init__(
         self,
@@ -77,7 +82,7 @@ class Chebyshev:
         """Arguments that make an equal descriptor."""
         return {
             "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_names},
+            **{name: getattr(self, name) for name in self.setting_help},
         }
 
     @property
