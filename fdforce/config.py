@@ -127,7 +127,10 @@ class FiniteDifferenceConfig:
 class OptimizerConfig:
     """How parameters follow from gradients."""
 
-    name: str = _key("adam", "optimizer")
+    name: str = _key("adam", "optimizer; least_squares solves model.kind linear at once")
+    ridge: float = _key(
+        0.0, "least_squares: penalty of large coefficients, relative to the data", minimum=0
+    )
     learning_rate: float = _key(0.006, "learning rate at the start of the schedule", above=0)
     batch_size: int = _key(16, "structures in a batch", minimum=1)
     weight_decay: float = _key(0.03, "decay of the weights", minimum=0)

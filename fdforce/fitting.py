@@ -30,6 +30,7 @@ from fdforce.config import (
     read_toml,
     to_toml,
 )
+from fdforce.direct_fit import DirectFit
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import evaluate, groups
 from fdforce.model_file import damaged, make_model, model_contents, save_model
@@ -182,7 +183,8 @@ class _Run:
             bare.scale = self.model.scale = output_scale(train_set)
             moderate(bare, train_set, loss_of(config, train_set), config)
             self.model.theta = bare.theta.copy()
-        self.trainer = Trainer(
+        direct = config.optimizer.name == "least_squares"
+        self.trainer = (DirectFit if direct else Trainer)(
             bare, train_set, valid_set, loss_of(config, train_set), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip

@@ -91,17 +91,14 @@ class SquaredLoss:
         LossTerms
         """
         counts = batch.counts
-        share = target.weight / len(batch)
+        by_energy, by_forces, by_virial = self.factors(len(batch), target)
         d_energy = _error(energy, target.energy) / counts
-        by_energy = share * (self.energy_weight / self.energy_unit**2)
         d_forces = _error(forces, target.forces)
-        by_forces = share * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2))
         squares = np.einsum("ij,ij->i", d_forces, d_forces)
         force_loss = by_forces * np.add.reduceat(squares, batch.offsets[:-1])
         scaled_d_virial, d_virial = None, None
         if not np.isnan(target.virial[:, 0, 0]).all():
             d_virial = _error(virial, target.virial) / counts[:, None, None]
-            by_virial = share * (self.stress_weight / (9 * self.virial_unit**2))
             force_loss = force_loss + by_virial * np.einsum("sij,sij->s", d_virial, d_virial)
             scaled_d_virial = (2 * by_virial / counts)[:, None, None] * d_virial
         return LossTerms(
@@ -111,6 +108,15 @@ class SquaredLoss:
             d_forces=(2 * by_forces)[batch.structure][:, None] * d_forces,
             d_virial=scaled_d_virial,
             errors=error_sums(batch, d_energy, d_forces, d_virial, target),
+        )
+
+    def factors(self, n_structures: int, target: Target):
+        """Factors of the squared errors of dE_s / n_s, dF_i and dW_s / n_s, each of shape (S,)."""
+        share = target.weight / n_structures
+        return (
+            share * (self.energy_weight / self.energy_unit**2),
+            share * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2)),
+            share * (self.stress_weight / (9 * self.virial_unit**2)),
         )
 
 

@@ -73,8 +73,9 @@ def new_model(config: Config, elements):
     descriptor = family(
         elements=elements, **{key: getattr(settings, key) for key in family.setting_help}
     )
-    return MODELS[settings.kind](
-        descriptor, settings.hidden, settings.activation,
+    kind = MODELS[settings.kind]
+    return kind(
+        descriptor, **{name: getattr(settings, name) for name in kind.setting_names},
         seed=config.training.seed, dtype=config.training.precision,
     )  # fmt: skip
 

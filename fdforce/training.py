@@ -165,20 +165,26 @@ class Trainer:
     def __init__(
         self, model, train, valid, loss, config: Config, *, threads=1, log=print, started=None
     ):
-        if config.optimizer.name not in OPTIMIZERS:
-            raise ConfigError(
-                f"optimizer.name = {config.optimizer.name!r}: choose one of {', '.join(OPTIMIZERS)}"
-            )
         if not config.training.epochs and not config.training.max_time:
             raise ConfigError("training.epochs = 0 needs training.max_time, or the run never ends")
         self.model, self.train, self.valid, self.loss = model, train, valid, loss
         self.config, self.threads, self.log = config, threads, log
-        self.optimizer = OPTIMIZERS[config.optimizer.name]
+        self.optimizer = self._find_optimizer()
         self.schedule = SCHEDULES[config.training.schedule]
-        self.progress = Progress(model.theta.copy(), self.optimizer.init(model.theta))
+        self.progress = Progress(model.theta.copy(), self._initial_state())
         self.progress.best_theta = model.theta.copy()
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
+
+    def _find_optimizer(self):
+        name = self.config.optimizer.name
+        if name not in OPTIMIZERS:
+            choices = ", ".join([*OPTIMIZERS, "least_squares"])
+            raise ConfigError(f"optimizer.name = {name!r}: choose one of {choices}")
+        return OPTIMIZERS[name]
+
+    def _initial_state(self) -> dict:
+        return self.optimizer.init(self.model.theta)
 
     def resume(self, progress: Progress) -> None:
         """Go on from a state; its elapsed time counts against the budget."""
@@ -317,16 +323,18 @@ class Trainer:
 
     def _validate(self) -> dict:
         """Validation loss and errors of the current parameters."""
-        if self.valid is None:
-            return {}
+        return {} if self.valid is None else self._errors(self.valid, "valid")
+
+    def _errors(self, part: DataSet, name: str) -> dict:
+        """Loss and errors of the current parameters on a data set."""
         sums, total = {}, 0.0
-        for indices in groups(self.valid.structures):
-            batch, target = self.valid.batch(indices, self.threads)
+        for indices in groups(part.structures):
+            batch, target = part.batch(indices, self.threads)
             state = self.model.forward(batch)
             terms = self.loss(batch, state.energy, *self.model.forces(state), target)
             total += terms.value * len(indices)
             _accumulate(sums, terms.errors)
-        return {"valid_loss": total / len(self.valid), **_named("valid", sums)}
+        return {f"{name}_loss": total / len(part), **_named(name, sums)}
 
     def _keep_best(self, new: Progress, row: dict) -> None:
         loss = row["valid_loss"] if self.valid else row["train_loss"]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fdforce.models.elemental_networks import ElementalNetworks
+from fdforce.models.linear import LinearModel
 
 
 class EnergyModel(Protocol):
@@ -33,6 +34,6 @@ class EnergyModel(Protocol):
         """``sum_s weights[s] * d energy[s] / d theta``, shape (P,)."""
 
 
-MODELS = {"elemental_networks": ElementalNetworks}
+MODELS = {"elemental_networks": ElementalNetworks, "linear": LinearModel}
 
-__all__ = ["MODELS", "ElementalNetworks", "EnergyModel"]
+__all__ = ["MODELS", "ElementalNetworks", "EnergyModel", "LinearModel"]

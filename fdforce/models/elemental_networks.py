@@ -78,6 +78,7 @@ class ElementalNetworks:
     """
 
     kind = "elemental_networks"
+    setting_names = ("hidden", "activation")
 
     def __init__(
         self,

@@ -1,0 +1,88 @@
+"""A linear model fitted in one step, where training would go through epochs."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+
+from fdforce.errors import ConfigError
+from fdforce.least_squares import RowWeights, solve, weighted_rows
+from fdforce.models.linear import LinearModel
+from fdforce.training import COLUMNS, Trainer
+
+BLOCK_BYTES = 32e6
+"""Of the rows that are held at a time."""
+
+
+class DirectFit(Trainer):
+    """Least squares in place of epochs: the minimum of the loss in one.
+
+    It takes what `Trainer` takes and fills the same `Progress`, with one row.
+
+    Raises
+    ------
+    ConfigError
+        The model is not linear, or the loss is not squared.
+    """
+
+    def __init__(self, model, train, valid, loss, config, **options):
+        super().__init__(model, train, valid, loss, config, **options)
+        if not isinstance(model, LinearModel):
+            raise ConfigError(
+                'optimizer.name = "least_squares" solves linear models: take model.kind = "linear"'
+            )
+        if not hasattr(loss, "factors"):
+            raise ConfigError(
+                f"loss.kind = {config.loss.kind!r}: least squares minimise the squared loss only"
+            )
+
+    def _find_optimizer(self):
+        return None
+
+    def _initial_state(self):
+        return {}
+
+    def run(self, on_epoch=None):
+        """Solve, unless a resumed run has been solved already."""
+        if not self.progress.epoch:
+            row = self._epoch()
+            if on_epoch is not None:
+                on_epoch(self.progress, row)
+        return self.progress
+
+    def _epoch(self):
+        begun, new = time.monotonic(), copy.copy(self.progress)
+        solution = solve(self._blocks(), ridge=self.config.optimizer.ridge)
+        if solution.rank < len(solution.theta):
+            self.log(
+                f"{len(solution.theta) - solution.rank} of {len(solution.theta)} coefficients are "
+                "not determined by the data; the smallest that fit are taken"
+            )
+        new.theta = self.model.theta = solution.theta
+        row = self._errors(self.train, "train")
+        if self.valid is not None:
+            row |= self._errors(self.valid, "valid")
+        new.epoch = 1
+        self._keep_best(new, row)
+        new.elapsed = self.elapsed
+        row.update(
+            epoch=1, learning_rate=0.0, epsilon=0.0, err_loss=0.0,
+            seconds=time.monotonic() - begun, elapsed=new.elapsed,
+        )  # fmt: skip
+        new.rows = [[np.nan if row.get(c) is None else row[c] for c in COLUMNS]]
+        self.progress = new
+        return row
+
+    def _blocks(self):
+        """Rows of the whole loss: its mean over structures is taken over all of them."""
+        structures = self.train.structures
+        row_bytes = 8 * len(self.model.theta) * 3 * structures.n_atoms / len(structures)
+        size = max(int(BLOCK_BYTES / max(row_bytes, 1)), 1)
+        for indices in np.array_split(np.arange(len(structures)), -(-len(structures) // size)):
+            batch, target = self.train.batch(indices, self.threads)
+            energy, forces, virial = self.loss.factors(len(structures), target)
+            counts = batch.counts
+            weights = RowWeights(energy / counts**2, forces, virial / counts**2)
+            yield weighted_rows(self.model, batch, target, weights)
