@@ -12,7 +12,7 @@ from fdforce.config import Config
 from fdforce.gradient import loss_gradient
 from fdforce.losses import Target, make_loss
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
-from fdforce.problem import new_model, without_offsets
+from fdforce.problem import add_baseline, new_model, without_offsets
 from fdforce.training import DataSet, residual_target
 
 ATOMS = 1500
@@ -34,13 +34,11 @@ def untrained_model(config: Config, structures):
     EnergyModel
     """
     from fdforce.batch import make_batch
-    from fdforce.models.zbl import BASELINES
 
     some = structures.select(_first_structures(structures, config.optimizer.batch_size))
     model = new_model(config, structures.elements)
     pairs = build_pairs(some, model.cutoff, skin=TRAINING_SKIN)
-    if config.model.baseline != "none":
-        model.baseline = BASELINES[config.model.baseline].below(some, pairs)
+    add_baseline(config, model, some, pairs)
     model.standardise([make_batch(some, pairs)])
     return model
 

@@ -82,7 +82,13 @@ class AnyModelConfig:
         ),
     )
     elements: list[str] = _key([], "elements of the model, in order; [] = those of the data")
-    baseline: str = _key("zbl", "fixed short-range repulsion added", choices=("zbl", "none"))
+    baseline: str = _key(
+        "zbl",
+        "fixed short-range repulsion added; zbl begins below the distances of the training data",
+        choices=("zbl", "zbl_lammps", "none"),
+    )
+    baseline_inner: float = _key(4.0, "zbl_lammps: inner radius of LAMMPS' pair style (Å)", above=0)
+    baseline_outer: float = _key(4.8, "zbl_lammps: outer radius of LAMMPS' pair style (Å)", above=0)
 
 
 @dataclasses.dataclass(frozen=True)

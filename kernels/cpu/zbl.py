@@ -1,4 +1,4 @@
-"""Ziegler-Biersack-Littmark repulsion, switched off smoothly below an outer radius."""
+"""Ziegler-Biersack-Littmark repulsion, switched or shifted to zero at an outer radius."""
 
 import numpy as np
 from numba import njit
@@ -7,10 +7,14 @@ from numba import njit
 @njit(cache=True, error_model="numpy")
 def zbl_forward(
     positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift, n_replicas,
-    prefactor, inverse_length, inner, outer, margin,
+    prefactor, inverse_length, inner, outer, shift_cubic, shift_quartic, shift_constant, margin,
     atom_energy, forces, strain,
 ):  # fmt: skip
     """Energy of every atom, forces and -dE/d strain (xx yy zz yz xz xy), all added.
+
+    Between ``inner`` and ``outer`` the repulsion is multiplied by a quintic switch, or, where the
+    arrays ``shift_…`` are not empty, the polynomial ``constant + cubic u^3 + quartic u^4`` in
+    ``u = r - inner`` is added to it (the constant alone below ``inner``), as in LAMMPS.
 
     Rows are sorted by the distance at which they were listed, so a row ends where that distance is
     certain to be beyond ``outer`` (by ``margin``, the skin). ``prefactor`` (eV Å),
@@ -18,6 +22,7 @@ def zbl_forward(
     """
     n_atoms = len(species)
     n_species = len(outer)
+    shifted = len(shift_constant) > 0
     for atom in range(n_replicas * n_atoms):
         i = atom % n_atoms
         base = offsets[structure[atom]]
@@ -48,7 +53,14 @@ def zbl_forward(
                 energy = prefactor[species[i], z] * screening / r
                 slope = prefactor[species[i], z] * slope / r - energy / r
                 start = inner[species[i], z]
-                if r.real > start:
+                if shifted:
+                    energy += shift_constant[species[i], z]
+                    if r.real > start:
+                        u = r - start
+                        third, fourth = shift_cubic[species[i], z], shift_quartic[species[i], z]
+                        energy += u * u * u * (third + fourth * u)
+                        slope += u * u * (3.0 * third + 4.0 * fourth * u)
+                elif r.real > start:
                     # quintic switch from 1 to 0
                     width = limit - start
                     u = (r - start) / width
