@@ -29,8 +29,8 @@ from fdforce.errors import ConfigError
 def _key(default, help, **rules):
     """A key: default, help line and rules (choices, minimum, above, maximum, below, files)."""
     metadata = {"help": help, "choices": (), **rules}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -110,6 +110,11 @@ class LossConfig:
     stress_weight: float = _key(1.0, "relative weight of the stresses", minimum=0)
     force_fraction: float = _key(
         1.0, "fraction of the structures whose forces are used", minimum=0, maximum=1
+    )
+    group_weights: dict[str, list[float]] = _key(
+        {},
+        "config_type = [energy, force, stress], factors of these squared errors of a group",
+        minimum=0,
     )
     kind: str = _key("squared", "form of the loss")
 
@@ -534,6 +539,7 @@ def _value_problem(value, field):
     """What is wrong with a value of the right type, or None."""
     items = value if isinstance(value, list) else [value]
     items = list(value.values()) if isinstance(value, dict) else items
+    items = [part for item in items for part in (item if isinstance(item, list) else [item])]
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
         return "must be finite"
     if not all(_in_range(item, field.metadata) for item in items if not isinstance(item, str)):
@@ -567,6 +573,12 @@ def _range_text(field):
 def _check_together(config, where):
     """Rules between keys."""
     data, loss = config.data, config.loss
+    for group, factors in loss.group_weights.items():
+        if len(factors) != 3:
+            raise ConfigError(
+                f"{where}: loss.group_weights.{group} = {factors}: give three numbers, for "
+                "energies, forces and stresses"
+            )
     fractions = [part for part in (data.valid, data.test) if isinstance(part, float)]
     if sum(fractions) >= 1:
         raise ConfigError(
@@ -620,6 +632,7 @@ def _expected(field):
         list[int]: "a list of integers",
         list[float]: "a list of numbers",
         dict[str, float]: "a table of numbers",
+        dict[str, list[float]]: "a table of lists of numbers",
     }
     if field.metadata.get("files"):
         names |= {float: "a fraction", str: "a file", list[str]: "a list of files"}

@@ -45,6 +45,7 @@ from fdforce.problem import (
     output_scale,
     read_parts,
     summary,
+    weigh_groups,
     without_offsets,
 )
 from fdforce.reference_energies import reference_energies
@@ -175,6 +176,7 @@ class _Run:
         target = keep_forces(
             train_set.target, train, config.loss.force_fraction, config.training.seed
         )
+        target = weigh_groups(target, train, config.loss.group_weights)
         train_set = replace(train_set, target=target)
         valid, valid_set = self.parts.valid, None
         if valid is not None:

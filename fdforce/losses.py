@@ -21,7 +21,10 @@ from fdforce.errors import ConfigError
 
 @dataclass(frozen=True)
 class Target:
-    """Labels: energy (S,), forces (N, 3), virial (S, 3, 3) and weight (S,); NaN if absent."""
+    """Labels: energy (S,), forces (N, 3), virial (S, 3, 3); NaN if absent.
+
+    The weight of a structure has shape (S,), or (S, 3) for its energy, forces and virial.
+    """
 
     energy: np.ndarray
     forces: np.ndarray
@@ -112,11 +115,12 @@ class SquaredLoss:
 
     def factors(self, n_structures: int, target: Target):
         """Factors of the squared errors of dE_s / n_s, dF_i and dW_s / n_s, each of shape (S,)."""
-        share = target.weight / n_structures
+        weight = target.weight if target.weight.ndim == 2 else target.weight[:, None]
+        energy, forces, virial = np.broadcast_to(weight, (len(weight), 3)).T / n_structures
         return (
-            share * (self.energy_weight / self.energy_unit**2),
-            share * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2)),
-            share * (self.stress_weight / (9 * self.virial_unit**2)),
+            energy * (self.energy_weight / self.energy_unit**2),
+            forces * (self.force_weight / (3 * self.mean_atoms * self.force_unit**2)),
+            virial * (self.stress_weight / (9 * self.virial_unit**2)),
         )
 
 

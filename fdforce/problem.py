@@ -115,6 +115,38 @@ def keep_forces(target: Target, structures: Structures, fraction: float, seed: i
     return replace(target, forces=forces)
 
 
+def weigh_groups(target: Target, structures: Structures, factors: dict) -> Target:
+    """Labels with the weights of groups of structures, energy, forces and virial apart.
+
+    Parameters
+    ----------
+    target : Target
+    structures : Structures
+        Groups are told apart by their ``config_types``.
+    factors : dict of str to list of float
+        Name of a group to the factors of its squared errors.
+
+    Raises
+    ------
+    ConfigError
+        A group that no structure belongs to.
+    """
+    if not factors:
+        return target
+    groups = np.array(structures.config_types)
+    unknown = sorted(set(factors) - set(groups.tolist()))
+    if unknown:
+        present = ", ".join(sorted(set(groups.tolist()) - {""})) or "none"
+        raise ConfigError(
+            f"loss.group_weights.{unknown[0]}: no training structure has this config_type; "
+            f"there are: {present}"
+        )
+    weight = np.repeat(target.weight[:, None], 3, axis=1)
+    for group, values in factors.items():
+        weight[groups == group] *= values
+    return replace(target, weight=weight)
+
+
 def loss_of(config: Config, train: DataSet):
     """The loss of a configuration, in units of what the training labels hold."""
     units = _units(train)

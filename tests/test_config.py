@@ -294,6 +294,15 @@ def test_unknown_names(tmp_path, text, expected):
             "finite_difference.epsilon=small",
             'finite_difference.epsilon = "small": expected a number, or "auto"',
         ),
+        (
+            "loss.group_weights={bulk = [1, 2]}",
+            "loss.group_weights.bulk = [1.0, 2.0]: give three numbers, for energies, forces "
+            "and stresses",
+        ),
+        (
+            "loss.group_weights={bulk = [1, -2, 3]}",
+            "loss.group_weights = { bulk = [1, -2, 3] }: must be at least 0",
+        ),
         ("optimizer.beta1=1", "optimizer.beta1 = 1: must be at least 0 and less than 1"),
         ("optimizer.batch_size=0", "optimizer.batch_size = 0: must be at least 1"),
         ("training.epoch=3", "unknown key training.epoch; did you mean training.epochs?"),
@@ -386,6 +395,9 @@ def values_of(table, key):
         "reference_energies": st.sampled_from(rules["choices"])
         | st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         "epsilon": st.just("auto") | numbers,
+        "group_weights": st.dictionaries(
+            TEXT, st.lists(st.floats(0, 1e9), min_size=3, max_size=3), max_size=2
+        ),
     }
     if key in special:
         return special[key]

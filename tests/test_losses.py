@@ -176,3 +176,35 @@ def test_losses_by_name():
     assert LOSSES["squared"] is SquaredLoss
     with pytest.raises(ConfigError, match=r"loss\.kind = 'cubed': choose one of squared"):
         make_loss("cubed")
+
+
+def test_weights_of_groups():
+    batch, prediction, target = example()
+    split = replace(target, weight=np.repeat(target.weight[:, None], 3, axis=1))
+    assert LOSS(batch, *prediction, split).value == pytest.approx(
+        LOSS(batch, *prediction, target).value, rel=1e-14
+    )
+    forces_alone = split.weight * [0, 1, 0]
+    terms = LOSS(batch, *prediction, replace(split, weight=forces_alone))
+    assert not terms.d_energy.any()
+    assert not terms.d_virial.any()
+    expected = LOSS(batch, *prediction, target).d_forces
+    np.testing.assert_allclose(terms.d_forces, expected, rtol=1e-14)
+
+
+def test_groups_are_config_types():
+    from fdforce.problem import weigh_groups
+    from fdforce.structures import read_structures
+
+    frames = []
+    for group in ("bulk", "liquid", "liquid"):
+        atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1.0]])
+        atoms.info = {"config_type": group, "energy": 1.0, "weight": 2.0}
+        frames.append(atoms)
+    structures, _ = read_structures(frames)
+    target = Target(structures.energies, structures.forces, structures.stresses, structures.weights)
+    found = weigh_groups(target, structures, {"liquid": [100.0, 1.0, 1e-8]})
+    assert found.weight.tolist() == [[2, 2, 2], [200, 2, 2e-8], [200, 2, 2e-8]]
+    assert weigh_groups(target, structures, {}) is target
+    with pytest.raises(ConfigError, match=r"no training structure .* there are: bulk, liquid"):
+        weigh_groups(target, structures, {"solid": [1.0, 1.0, 1.0]})
