@@ -66,6 +66,7 @@ class AnyModelConfig:
 
     kind: str = _key("elemental_networks", "family of models")
     descriptor: str = _key("chebyshev", "family of descriptors")
+    quadratic: bool = _key(False, "add all products of two features, as for quadratic SNAP")
     hidden: list[int] = _key([64, 32], "widths of the hidden layers", minimum=1)
     activation: str = _key(
         "silu",
@@ -503,8 +504,8 @@ def _converted(value, kind):
         return _converted_dict(value, *get_args(kind))
     if kind is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if kind is str:
-        return value if isinstance(value, str) else _NO
+    if kind in (str, bool):
+        return value if isinstance(value, kind) else _NO
     number = numbers.Integral if kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, number):
         return _NO
@@ -627,6 +628,7 @@ def _expected(field):
     names = {
         float: "a number",
         int: "an integer",
+        bool: "true or false",
         str: "a string",
         list[str]: "a list of strings",
         list[int]: "a list of integers",

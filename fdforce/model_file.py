@@ -40,12 +40,11 @@ def model_contents(model) -> tuple[dict, dict]:
 
 def make_model(header: dict, arrays: dict):
     """The model of `model_contents`."""
-    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.descriptors import make_descriptor
     from fdforce.models import MODELS
     from fdforce.models.zbl import BASELINES
 
-    settings = dict(header["descriptor"])
-    descriptor = DESCRIPTORS[settings.pop("name")](**settings)
+    descriptor = make_descriptor(**header["descriptor"])
     model = MODELS[header["kind"]](descriptor, dtype=header["precision"], **header["network"])
     if arrays["theta"].shape != model.theta.shape:
         raise ValueError(f"{len(arrays['theta'])} parameters instead of {len(model.theta)}")

@@ -61,7 +61,7 @@ def read_parts(config: Config) -> Parts:
 
 def new_model(config: Config, elements):
     """A model of a configuration with random initial parameters."""
-    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.descriptors import DESCRIPTORS, Quadratic
     from fdforce.models import MODELS
 
     settings = config.model
@@ -74,6 +74,8 @@ def new_model(config: Config, elements):
     descriptor = family(
         elements=elements, **{key: getattr(settings, key) for key in family.setting_help}
     )
+    if settings.quadratic:
+        descriptor = Quadratic(descriptor)
     kind = MODELS[settings.kind]
     model = kind(
         descriptor, **{name: getattr(settings, name) for name in kind.setting_names},

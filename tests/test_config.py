@@ -403,7 +403,8 @@ def values_of(table, key):
         return special[key]
     if rules["choices"]:
         return st.sampled_from(rules["choices"])
-    return {str: TEXT, int: st.integers(low), float: numbers}[type(default)]
+    kinds = {str: TEXT, int: st.integers(low), float: numbers, bool: st.booleans()}
+    return kinds[type(default)]
 
 
 ANY_CONFIG = st.fixed_dictionaries(

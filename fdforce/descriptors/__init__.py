@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fdforce.descriptors.chebyshev import Chebyshev
+from fdforce.descriptors.quadratic import Quadratic
 
 
 class Descriptor(Protocol):
@@ -57,4 +58,12 @@ class Descriptor(Protocol):
 
 DESCRIPTORS = {"chebyshev": Chebyshev}
 
-__all__ = ["DESCRIPTORS", "Chebyshev", "Descriptor"]
+
+def make_descriptor(name: str, **settings) -> Descriptor:
+    """The descriptor of a name and settings as a model file has them."""
+    if name == Quadratic.name:
+        return Quadratic(make_descriptor(**settings["of"]))
+    return DESCRIPTORS[name](**settings)
+
+
+__all__ = ["DESCRIPTORS", "Chebyshev", "Descriptor", "Quadratic", "make_descriptor"]
