@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 
 from fdforce.energy_code import EnergyCode, flat, in_order_of, layout
+from fdforce.errors import CodeError
 
 
 class Parameters:
@@ -16,17 +17,32 @@ class Parameters:
     ----------
     container : ndarray, or list or dict of arrays or numbers
         What the code reads on every call.
-    given : bool
-        Whether the code says so itself; else they were found by their name.
+    name : str, optional
+        Under which it was found, where the code does not say itself which it is.
+
+    Raises
+    ------
+    CodeError
+        Anything else than writable NumPy arrays of floats, or a list or dict of such.
     """
 
     NAMES = ("theta", "parameters", "params")
     """Under these names parameters are found where a code does not say which they are."""
 
-    def __init__(self, container, *, given: bool = True):
+    def __init__(self, container, name: str | None = None):
+        if not _is_parameters(container):
+            raise CodeError(
+                f"parameters are {_kind(container)}; give writable NumPy arrays of floats, or a "
+                "list or dict of such: the very ones that the code reads"
+            )
         self.container = container
-        self.given = given
+        self.name = name
         self.layout = layout(container)
+
+    @property
+    def given(self) -> bool:
+        """Whether the code says itself which its parameters are."""
+        return self.name is None
 
     @classmethod
     def of(cls, code: EnergyCode, gradient):
@@ -39,56 +55,70 @@ class Parameters:
         if code.parameters is not None:
             return cls(code.parameters)
         for function in (code.energy_gradient, code.energy_and_forces):
-            for container in _named_near(function, cls.NAMES):
+            for name, container in _named_near(function, cls.NAMES):
                 if not _is_parameters(container):
                     continue
                 if layout(container) == layout(in_order_of(container, gradient)):
-                    return cls(container, given=False)
+                    return cls(container, name)
         return None
 
     def read(self) -> np.ndarray:
         """A copy of all parameters, shape (P,), float64."""
         return flat(self.container).copy()
 
-    def blocks(self) -> list[slice]:
-        """Places of the arrays in the flat vector."""
-        sizes = [np.size(leaf) for leaf, _ in self._leaves()]
-        ends = np.cumsum(sizes)
-        return [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
+    def blocks(self) -> list[tuple[str, slice]]:
+        """Name ("['width']", "[0]", "" for a single array) and place of each array."""
+        blocks, end = [], 0
+        for name, leaf, _ in self._leaves():
+            begin, end = end, end + np.size(leaf)
+            blocks.append((name, slice(begin, end)))
+        return blocks
 
     def write(self, theta) -> None:
         """Put other values into the same arrays."""
-        for block, (leaf, put) in zip(self.blocks(), self._leaves(), strict=True):
+        for (_, block), (_, leaf, put) in zip(self.blocks(), self._leaves(), strict=True):
             put(np.reshape(theta[block], np.shape(leaf)))
 
     def _leaves(self):
-        return list(_leaves(self.container, None, None))
+        return list(_leaves(self.container, "", None, None))
 
 
-def _leaves(value, parent, key):
-    """(value, function that replaces it) of every array or number in a container."""
+def _leaves(value, name, parent, key):
+    """(name, value, function that replaces it) of every array or number in a container."""
     if isinstance(value, list | dict):
         for k in value if isinstance(value, dict) else range(len(value)):
-            yield from _leaves(value[k], value, k)
+            yield from _leaves(value[k], f"{name}[{k!r}]", value, k)
     elif isinstance(value, np.ndarray):
 
         def put(new):
             value[...] = new
 
-        yield value, put
+        yield name, value, put
     else:
 
         def put(new):
             parent[key] = type(value)(new)
 
-        yield value, put
+        yield name, value, put
 
 
 def _is_parameters(value) -> bool:
     if isinstance(value, list | dict):
-        items = value.values() if isinstance(value, dict) else value
-        return len(value) > 0 and all(_is_parameters(item) or np.isscalar(item) for item in items)
+        items = list(value.values() if isinstance(value, dict) else value)
+        return len(items) > 0 and all(
+            _is_parameters(item) or isinstance(item, float) for item in items
+        )
     return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.flags.writeable
+
+
+def _kind(value) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}" + ("" if value.flags.writeable else ", read-only")
+    if isinstance(value, list | dict) and len(value):
+        items = list(value.values() if isinstance(value, dict) else value)
+        wrong = next(item for item in items if not _is_parameters(item))
+        return f"a {type(value).__name__} with {_kind(wrong)}"
+    return f"of type {type(value).__module__}.{type(value).__name__}"
 
 
 def _named_near(function, names, depth=2):
@@ -102,7 +132,7 @@ def _named_near(function, names, depth=2):
     if inspect.isfunction(function):
         inside = inspect.getclosurevars(function).nonlocals
         nearest += [inside, function.__globals__]
-    found = [scope[name] for scope in nearest for name in names if name in scope]
+    found = [(name, scope[name]) for scope in nearest for name in names if name in scope]
     if inspect.isfunction(function) and depth > 1:
         for value in inside.values():
             if inspect.isroutine(value):

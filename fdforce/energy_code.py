@@ -96,7 +96,7 @@ def read_gradient(result) -> tuple:
     """
     energy = None
     if isinstance(result, tuple):
-        if len(result) != 2 or (result[0] is not None and np.size(result[0]) != 1):
+        if len(result) != 2 or not _is_number(result[0]):
             raise CodeError(
                 f"energy_gradient returned {_describe(result)}; return dE/dtheta as an array, or a "
                 "list or dict of arrays, or the 2-tuple (energy, dE/dtheta)"
@@ -110,13 +110,23 @@ def read_gradient(result) -> tuple:
     return energy, _gradient(result)
 
 
+def _is_number(value) -> bool:
+    """None, or anything that NumPy reads as one number."""
+    if value is None:
+        return True
+    try:
+        return np.asarray(value).size == 1
+    except Exception:
+        return False
+
+
 def layout(gradient) -> str:
     """Shapes of an array, or of a list or dict of arrays, for messages and comparisons."""
     if isinstance(gradient, dict):
         return "{" + ", ".join(f"{key}: {layout(value)}" for key, value in gradient.items()) + "}"
     if isinstance(gradient, list):
         return "[" + ", ".join(layout(value) for value in gradient) + "]"
-    return str(np.shape(gradient))
+    return str(tuple(np.shape(gradient)))
 
 
 def is_single(gradient) -> bool:
