@@ -192,6 +192,14 @@ def force_loss_gradient(
     shape = positions.shape
     reference_forces = _shaped(reference_forces, "reference_forces", shape)
     direction = _shaped(direction, "direction", shape)
+    for name, given in (("reference_forces", reference_forces), ("direction", direction)):
+        if given is not None and not np.isfinite(given).all():
+            raise ValueError(
+                f"{name} hold numbers that are not finite; give weights of 0 and any number where "
+                "a label is missing"
+            )
+    if g0 is not None and not g0 > 0:
+        raise ValueError(f"g0 = {g0}: must be above 0 eV/Å")
     if reference_forces is None and direction is None:
         raise ValueError("give reference_forces, or a direction in place of dL/df")
     cell = _shaped(cell, "cell", (3, 3))

@@ -18,6 +18,8 @@ EXPECTED = (
     "(energy_and_forces, energy_gradient)"
 )
 
+CELL_NAMES = ("cell", "lattice", "box", "h")
+
 
 def is_code_name(name: str) -> bool:
     """Whether a name is MODULE:FUNCTION rather than a file."""
@@ -49,11 +51,12 @@ def load_codes(name: str) -> Callable:
         No such module or function, an exception inside, or a result of another kind.
     """
     function = _import(name)
-    made = _called(name, function) if _required(function) == 0 else function
+    made = function if _takes_atoms(function) else _called(name, function)
 
     def make(atoms) -> EnergyCode:
         found = made
-        if not _is_code(found) and not hasattr(found, "energy_code") and callable(found):
+        ready = _is_code(found) or hasattr(found, "energy_code")
+        if inspect.isclass(found) or (not ready and callable(found)):
             found = _called(name, found, atoms)
         if hasattr(found, "energy_code"):
             found = _called(name, found.energy_code, atoms)
@@ -69,8 +72,10 @@ def load_codes(name: str) -> Callable:
 
 
 def takes_cell(code: EnergyCode) -> bool:
-    """Whether the callables accept (positions, cell)."""
-    return all(_accepts(f, 2) for f in (code.energy_and_forces, code.energy_gradient))
+    """Whether the callables accept (positions, cell): a second argument without default, or one
+    whose name says that it is the cell.
+    """
+    return all(_accepts_cell(f) for f in (code.energy_and_forces, code.energy_gradient))
 
 
 def needs_cell(code: EnergyCode) -> bool:
@@ -81,18 +86,7 @@ def needs_cell(code: EnergyCode) -> bool:
 def _import(name):
     module, _, function = name.rpartition(":")
     try:
-        if module.endswith(".py"):
-            path = Path(module)
-            if not path.is_file():
-                raise FdforceError(f"{module}: no such file")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = loaded
-            spec.loader.exec_module(loaded)
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            loaded = importlib.import_module(module)
+        loaded = _load_file(module) if module.endswith(".py") else _load_module(module)
     except FdforceError:
         raise
     except ModuleNotFoundError as problem:
@@ -101,11 +95,31 @@ def _import(name):
         raise FdforceError(
             f"{name}: no module {module} here ({Path.cwd()}) or on Python's path"
         ) from problem
-    except Exception as problem:
-        raise FdforceError(f"{name}: {_where(problem)}") from problem
-    if not callable(getattr(loaded, function, None)):
+    except (Exception, SystemExit) as problem:
+        raise FdforceError(f"{name}: {where(problem)}") from problem
+    found = getattr(loaded, function, None)
+    if not (callable(found) or (found is not None and _is_ready(found))):
         raise FdforceError(f"{name}: {module} has no function {function}; {EXPECTED}")
-    return getattr(loaded, function)
+    return found if callable(found) else lambda: found
+
+
+def _load_file(module):
+    path = Path(module)
+    if not path.is_file():
+        raise FdforceError(f"{module}: no such file")
+    sys.path.insert(0, str(path.parent.resolve()))  # for modules beside it
+    # a name of its own: torch.py or lammps.py is what such files like to be called
+    spec = importlib.util.spec_from_file_location(f"fdforce_user_{path.stem}", path)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _load_module(module):
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(module)
 
 
 def _called(name, function, *arguments):
@@ -113,15 +127,28 @@ def _called(name, function, *arguments):
         return function(*arguments)
     except FdforceError:
         raise
-    except Exception as problem:
-        raise FdforceError(f"{name}: {_where(problem)}") from problem
+    except (Exception, SystemExit) as problem:
+        raise FdforceError(f"{name}: {where(problem)}") from problem
 
 
-def _where(problem) -> str:
-    """An exception with the place in the user's file."""
-    frame = inspect.getinnerframes(problem.__traceback__)[-1]
-    what = f"{type(problem).__name__}: {problem}"
-    return f"{what} ({Path(frame.filename).name}, line {frame.lineno})"
+def where(problem) -> str:
+    """An exception in one line, with the place in the user's file."""
+    if isinstance(problem, SyntaxError) and problem.filename:
+        place = f"{Path(problem.filename).name}, line {problem.lineno}"
+        return f"{type(problem).__name__}: {problem.msg} ({place})"
+    frames = inspect.getinnerframes(problem.__traceback__)
+    own = Path(__file__).parent
+    theirs = [f for f in frames if own not in Path(f.filename).parents and f.filename[0] != "<"]
+    # the innermost line of the user's own file says more than one inside NumPy
+    beside = [f for f in theirs if "site-packages" not in f.filename]
+    frame = (beside or theirs or frames)[-1]
+    lines = str(problem).strip().splitlines() or [""]
+    text = f"{type(problem).__name__}: {lines[0]:.200}".rstrip(": ")
+    return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def _is_ready(made) -> bool:
+    return hasattr(made, "energy_code") or _is_code(made)
 
 
 def _parts(made) -> list:
@@ -163,8 +190,22 @@ def _required(function):
     return sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
 
 
-def _accepts(function, count):
+def _takes_atoms(function) -> bool:
+    """Whether a function wants the structure: its first argument has no default, or says so."""
+    parameters = _positional(function)
+    if not parameters:
+        return parameters is None
+    first = parameters[0]
+    return (
+        first.default is first.empty and first.kind is not first.VAR_POSITIONAL
+    ) or first.name in ("atoms", "structure")
+
+
+def _accepts_cell(function) -> bool:
     parameters = _positional(function)
     if parameters is None:
         return True
-    return len(parameters) >= count or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(parameters) < 2:
+        return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    second = parameters[1]
+    return second.default is second.empty or second.name.lower() in CELL_NAMES

@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from fdforce.callables import force_loss_gradient
-from fdforce.code_loading import needs_cell, takes_cell
-from fdforce.consistency import Consistency, check_code
-from fdforce.energy_code import EnergyCode, read_forces
-from fdforce.epsilon import LOWEST, EpsilonScan, default_epsilons, richardson_gradients, scan
+from fdforce.code_loading import needs_cell, takes_cell, where
+from fdforce.consistency import CERTAINTY, Consistency, check_code
+from fdforce.energy_code import EnergyCode, flat, read_forces
+from fdforce.epsilon import (
+    LOWEST,
+    RICHARDSON_EPSILONS,
+    EpsilonScan,
+    default_epsilons,
+    quiet_float32,
+    richardson_gradients,
+    scan,
+)
 from fdforce.errors import CodeError, FdforceError
+from fdforce.extrapolation import extrapolate
 from fdforce.gradient import loss_gradient
 from fdforce.losses import make_loss
 from fdforce.model_file import in_precision
@@ -29,6 +38,8 @@ SKIN = 6.01 * HIGHEST
 """Å. What central4 needs at the largest epsilon, strain included."""
 STENCILS = ("forward", "central", "central4")
 PRECISIONS = ("float64", "float32")
+SLOPE_TOLERANCE = 2e-5
+"""Defect in units of |g||f| from which the forces of a structure contradict its energies."""
 CHECKED = 4
 """Most structures on which an outside code is checked against its energies."""
 
@@ -208,7 +219,8 @@ class _Case:
     cell: np.ndarray | None
     forces: np.ndarray
     stress: np.ndarray | None
-    symbols: frozenset
+    symbols: list
+    bare_stress: bool = False
 
     def step(self, epsilon, stencil, g0):
         return force_loss_gradient(
@@ -244,9 +256,16 @@ def of_code(make: Callable, structures: Structures) -> Subject:
     """
     cases = [_case(make, structures, s) for s in range(len(structures))]
     found = Consistency()
-    for case in _few(cases):
+    few = _few(cases)
+    for case in few:
         with _named(case.label):
-            check_code(case.code, case.positions, case.cell, result=found)
+            check_code(case.code, case.positions, case.cell, symbols=case.symbols, result=found)
+    if len(few) < len(cases):
+        found.note(
+            f"dE/dtheta was compared with the energies of {len(few)} of {len(cases)} structures, "
+            "forces with those of all"
+        )
+    _note_stress(cases, structures, found)
 
     def evaluate(epsilon, stencil, g0):
         steps = []
@@ -256,14 +275,52 @@ def of_code(make: Callable, structures: Structures) -> Subject:
         return steps
 
     subject = Subject(evaluate, found.precision, consistency=found)
+    with quiet_float32():
+        ladder = [evaluate(float(e), "central", None) for e in RICHARDSON_EPSILONS]
+    _check_every_structure(cases, ladder)
     if all(case.code.true_gradient is not None for case in cases):
         subject.truth = [case.true_gradient() for case in cases]
     else:
-        subject.truth, subject.reference_error = richardson_gradients(
-            lambda epsilon: evaluate(epsilon, "central", None)
-        )
+        subject.truth, subject.reference_error = richardson_gradients(ladder)
         subject.reference = "richardson"
+    if not any(np.any(flat(gradient)) for gradient in subject.truth):
+        raise FdforceError(
+            "the gradient of the force loss is zero for all structures: forces equal their "
+            "references, or have no slope in theta (a single atom, a perfect crystal)"
+        )
     return subject
+
+
+def _check_every_structure(cases, ladder):
+    """The work of the forces along the force error against the energies, in each structure.
+
+    The steps of the reference hold what this needs: their defects, extrapolated.
+    """
+    for s, case in enumerate(cases):
+        details = [steps[s].details for steps in ladder]
+        if any(one["defect"] is None for one in details):
+            return
+        scale = float(details[0]["scale"][0])
+        defect, error = extrapolate([float(one["defect"][0]) for one in details])
+        noise = max(abs(float(one["defect"][0]) - defect) for one in details[3:6])
+        if scale > 0 and abs(defect) > max(SLOPE_TOLERANCE * scale, CERTAINTY * error, 2 * noise):
+            slope = float(details[0]["slope"][0])
+            raise CodeError(
+                f"{case.label}: forces inconsistent with the energies: along the force error the "
+                f"slope of the energy is {slope + defect:.6g} and that of the forces {slope:.6g}; "
+                "a term, a species or a unit is wrong in one of them"
+            )
+
+
+def _note_stress(cases, structures, found):
+    labelled = [case for s, case in enumerate(cases) if structures.has_stress[s]]
+    if any(case.stress is None for case in labelled):
+        found.note(
+            "stress labels are not used: the callables take no cell, or energy_and_forces returns "
+            "no stress"
+        )
+    elif any(case.bare_stress for case in cases):
+        found.note("the stress is not checked: the callables take no cell to strain")
 
 
 def _case(make, structures, s) -> _Case:
@@ -283,17 +340,17 @@ def _case(make, structures, s) -> _Case:
     begin, end = structures.offsets[s : s + 2]
     return _Case(
         label, code, atoms.positions.copy(), cell, structures.forces[begin:end], stress,
-        frozenset(atoms.symbols),
+        list(atoms.symbols), returned[2] is not None and cell is None,
     )  # fmt: skip
 
 
 def _few(cases):
     """Small structures that hold every element, two at least."""
-    chosen, missing = [], frozenset().union(*(case.symbols for case in cases))
+    chosen, missing = [], {symbol for case in cases for symbol in case.symbols}
     for case in sorted(cases, key=lambda case: (len(case.positions) < 2, len(case.positions))):
-        if len(chosen) < CHECKED and (case.symbols & missing or len(chosen) < 2):
+        if len(chosen) < CHECKED and (missing.intersection(case.symbols) or len(chosen) < 2):
             chosen.append(case)
-            missing -= case.symbols
+            missing.difference_update(case.symbols)
     return chosen
 
 
@@ -307,9 +364,9 @@ def _named(label):
     except FdforceError:
         raise
     except Exception as problem:
-        raise CodeError(
-            f"{label}: the energy code failed with {type(problem).__name__}: {problem}"
-        ) from problem
+        raise CodeError(f"{label}: the energy code failed with {where(problem)}") from problem
+    except SystemExit as problem:
+        raise CodeError(f"{label}: the energy code ended the process ({problem})") from problem
 
 
 # -- the monitor of a finished run -----------------------------------------------------------------

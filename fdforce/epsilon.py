@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -27,8 +28,8 @@ MISFIT = 4.0
 """How many times the least error may be at the minimum of a fit that is to be believed."""
 LOWEST = {"forward": 1e-11, "central": 1e-9, "central4": 1e-9}
 """Where a scan of each stencil begins: well below its best epsilon in float64."""
-RICHARDSON_LARGEST, RICHARDSON_LEVELS = 0.064, 10
-"""Largest epsilon of the extrapolated reference, and how often it is halved."""
+RICHARDSON_EPSILONS = 0.064 / RATIO ** np.arange(10)
+"""Displacements of the extrapolated reference."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class EpsilonScan:
         """Epsilon of the least Err[L~] and of the least Err[grad L~] by fits to the curves."""
         order = STENCILS[self.stencil].order
         return tuple(
-            None if error is None
+            None if error is None or np.count_nonzero(error > 0) < 2
             else _best(self.epsilon, error, order, self.reference_error if k else 0.0)[0]
             for k, error in enumerate((self.err_loss, self.err_gradient))
         )  # fmt: skip
@@ -190,7 +191,8 @@ def _slopes(epsilon, error, best, floor):
 
 def _make_scan(epsilon, err_loss, err_gradient, stencil, precision, reference, reference_error):
     order = STENCILS[stencil].order
-    curve, floor = (err_gradient, reference_error) if err_loss is None else (err_loss, 0.0)
+    silent = err_loss is None or np.count_nonzero(err_loss > 0) < 2  # energies that are all zero
+    curve, floor = (err_gradient, reference_error) if silent else (err_loss, 0.0)
     if curve is None:
         raise ValueError(
             "neither energies at the replicas nor a true gradient: there is no error to minimise; "
@@ -206,25 +208,22 @@ def _make_scan(epsilon, err_loss, err_gradient, stencil, precision, reference, r
     )  # fmt: skip
 
 
-def richardson_gradients(evaluate: Callable) -> tuple[list, float]:
+def richardson_gradients(ladder) -> tuple[list, float]:
     """Reference gradients where nothing exact is known: central differences, extrapolated.
 
     Parameters
     ----------
-    evaluate : callable
-        ``evaluate(epsilon)`` -> list of GradientStep with the central stencil.
+    ladder : sequence of list of GradientStep
+        For each of `RICHARDSON_EPSILONS` the steps of all structures, with the central stencil.
 
     Returns
     -------
     gradients : list of ndarray, shape (P,)
-        One for each step.
+        One for each structure.
     error : float
         Estimate of their relative error.
     """
-    epsilons = RICHARDSON_LARGEST / RATIO ** np.arange(RICHARDSON_LEVELS)
-    differences = [
-        [flat(step.gradient) for step in _quietly(evaluate, float(epsilon))] for epsilon in epsilons
-    ]
+    differences = [[flat(step.gradient) for step in steps] for steps in ladder]
     best = [extrapolate(of_one) for of_one in zip(*differences, strict=True)]
     gradients = [gradient for gradient, _ in best]
     scale = np.linalg.norm(np.concatenate(gradients))
@@ -232,11 +231,12 @@ def richardson_gradients(evaluate: Callable) -> tuple[list, float]:
     return gradients, float(error / scale) if scale > 0 else 0.0
 
 
-def _quietly(evaluate, epsilon):
+@contextmanager
+def quiet_float32():
     """A scan tries small epsilons on purpose, so their warning says nothing new."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="dE/dtheta comes in float32")
-        return evaluate(epsilon)
+        yield
 
 
 def scan(
@@ -275,7 +275,8 @@ def scan(
     epsilons = np.sort(np.asarray(epsilons, dtype=np.float64))
     err_loss, err_gradient = [], []
     for epsilon in epsilons:
-        steps = _quietly(evaluate, float(epsilon))
+        with quiet_float32():
+            steps = evaluate(float(epsilon))
         defects = [step.details["defect"] for step in steps]
         if all(defect is not None for defect in defects):
             losses = np.concatenate([step.details["force_loss"] for step in steps])
@@ -401,7 +402,9 @@ def scan_epsilon(
     if truth is None:
         # displacements of the reference stay small, whatever g0 the scan is asked to use
         scaled = {**shared, "g0": None}
-        truth, error = richardson_gradients(lambda e: evaluate(e, "central", scaled))
+        with quiet_float32():
+            ladder = [evaluate(float(e), "central", scaled) for e in RICHARDSON_EPSILONS]
+        truth, error = richardson_gradients(ladder)
         reference = "richardson"
     if epsilons is None:
         epsilons = default_epsilons(LOWEST.get(stencil, 1e-9))

@@ -1,5 +1,8 @@
 """``fdforce epsilon``."""
 
+import contextlib
+import sys
+
 import click
 
 from fdforce.cli.messages import print_json
@@ -130,18 +133,29 @@ def _diagnose(model, data, precision, stencil, fixed_g0, number, threads, keys):
                 f"--precision {precision}: {model} computes in the precision of its own; "
                 "leave --precision out"
             )
-        make = load_codes(model)
         structures = _structures(data, number, None, keys)
-        subjects = [of_code(make, structures)]
-    else:
-        loaded = load_model(model, precision=precision)
-        structures = _structures(data, number, loaded.elements, keys)
-        first = str(loaded.dtype)
-        others = [] if precision or stencil else [p for p in PRECISIONS if p != first]
-        subjects = [of_model(loaded, structures, threads)] + [
-            of_model(load_model(model, precision=other), structures, threads) for other in others
-        ]
+        _say(f"checking {model} on {len(structures)} structures …")
+        with contextlib.redirect_stdout(sys.stderr):  # what the code prints is not our output
+            subject = of_code(load_codes(model), structures)
+            _say("scanning ε" + (" for three stencils" if stencil is None else "") + " …")
+            diagnosis = diagnose([subject], stencil=stencil, g0=fixed_g0)
+        return diagnosis, len(structures)
+    if model.endswith(".py"):
+        raise FdforceError(f"{model}: name the function in it too, as {model}:make_model")
+    loaded = load_model(model, precision=precision)
+    structures = _structures(data, number, loaded.elements, keys)
+    first = str(loaded.dtype)
+    others = [] if precision or stencil else [p for p in PRECISIONS if p != first]
+    subjects = [of_model(loaded, structures, threads)] + [
+        of_model(load_model(model, precision=other), structures, threads) for other in others
+    ]
     return diagnose(subjects, stencil=stencil, g0=fixed_g0), len(structures)
+
+
+def _say(line):
+    """Outside codes may be slow: what is being done, for someone who waits at a terminal."""
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
 
 
 def _structures(data, number, elements, keys):
@@ -156,9 +170,10 @@ def _structures(data, number, elements, keys):
         useful = useful | structures.has_stress
     useful = np.flatnonzero(useful)
     if not len(useful):
-        labels = "forces" if elements is None else "forces or a stress"
+        if elements is None:
+            raise DataError(f"{', '.join(data)}: no structure has forces, which the scan needs")
         raise DataError(
-            f"{', '.join(data)}: no structure has {labels}; the energy gradient is exact "
+            f"{', '.join(data)}: no structure has forces or a stress; the energy gradient is exact "
             "and has no epsilon"
         )
     spaced = np.linspace(0, len(useful) - 1, min(number, len(useful))).round().astype(int)
@@ -198,7 +213,7 @@ def _print(diagnosis, n_structures, fixed_g0):
         _print_fixed_g0(scan, diagnosis.scaled, fixed_g0)
     rows = diagnosis.recommendations()
     if len(rows) > 1:
-        _print_recommendations(rows)
+        _print_recommendations(rows, "*" if scan.reference == "richardson" else "")
 
 
 def _print_consistency(found):
@@ -236,6 +251,11 @@ def _print_curves(scan):
     errors = [f"Err[L̃] = {err_loss:.1e}"] if err_loss is not None else []
     errors += [f"Err[∇̃L]{star} = {err_gradient:.1e}"] if err_gradient is not None else []
     low, high = scan.flat
+    if not scan.epsilon[0] < scan.recommended < scan.epsilon[-1]:
+        click.echo(
+            f"\nthe error is least at the end of the scan (ε = {scan.recommended:.1g}): the best ε "
+            "may lie beyond it"
+        )
     click.echo(
         f"\nrecommended ε = {scan.recommended:.2g}: {', '.join(errors)}\n"
         f"any ε from {low:.1g} to {high:.1g} keeps the error within twice its least value; "
@@ -255,7 +275,13 @@ def _print_slopes(scan):
         parts.append(f"{high:.1f} above it ({order} for the {scan.stencil} stencil)")
     if parts:
         click.echo(f"slopes of the curve: {', '.join(parts)}")
-    if high < 0.8 * order:
+    least = min(error for error in scan.at(scan.recommended) if error is not None)
+    if scan.precision == "float64" and least > 1e-5:
+        click.echo(
+            "even the least error is large for float64: energies or forces that jump, noise in "
+            "∇θE, or forces\nthat do not belong to the energies; the curves say little then"
+        )
+    elif high < 0.8 * order:
         click.echo(
             "the error grows more slowly than for a smooth energy: pairs cross a cutoff or a knot "
             "where a\nsecond or third derivative jumps; the smaller ε is, the fewer do"
@@ -280,8 +306,9 @@ def _print_fixed_g0(scan, scaled, g0):
         )
 
 
-def _print_recommendations(rows):
-    click.echo(f"\n{'precision':<10}{'stencil':<10}{'best ε':>8}{'Err[∇̃L]':>12}   flat range")
+def _print_recommendations(rows, star):
+    title = f"Err[∇̃L]{star}"
+    click.echo(f"\n{'precision':<10}{'stencil':<10}{'best ε':>8}{title:>12}   flat range")
     for row in rows:
         error = row["err_gradient"]
         low, high = row["flat"]
