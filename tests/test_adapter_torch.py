@@ -876,6 +876,18 @@ def test_float32_with_displaced_positions_in_double(build, problem):
     assert error < 1e-5  # that of the float32 forces in the direction
 
 
+def test_parameters_by_name():
+    model, r = Network(), torch.rand(4, 3, dtype=torch.float64) * 3
+
+    def loss(energy, forces):
+        return forces.square().sum()
+
+    force_backward(model, loss, r, parameters=dict(model.named_parameters()))
+    assert all(p.grad is not None for p in model.parameters())
+    with pytest.raises(FdforceError, match="parameters hold a tuple"):
+        force_backward(model, loss, r, parameters=model.named_parameters())
+
+
 def test_a_module_is_back_in_float32():
     model = Network(dtype=torch.float32)
     model.register_buffer("shift", torch.ones(1))

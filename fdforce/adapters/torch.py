@@ -595,7 +595,16 @@ def _parameter_list(parameters):
         parameters = parameters.parameters()
     elif isinstance(parameters, torch.Tensor):
         parameters = [parameters]
-    return list(dict.fromkeys(parameters))
+    elif isinstance(parameters, dict):
+        parameters = parameters.values()
+    found = list(dict.fromkeys(parameters))
+    strange = [p for p in found if not isinstance(p, torch.Tensor)]
+    if strange:
+        raise FdforceError(
+            f"parameters hold a {type(strange[0]).__name__}: give the module itself, or "
+            "model.parameters()"
+        )
+    return found
 
 
 def _check_parameters(parameters):
