@@ -19,11 +19,13 @@ from fdforce.config import (
     absolute_paths,
     config_from_dict,
     default_config,
+    keys_of,
     load_config,
     override,
     parse_override,
     to_toml,
 )
+from fdforce.descriptors import DESCRIPTORS
 from fdforce.errors import ConfigError
 
 # What users are promised: a key may be added, never lost.
@@ -427,6 +429,34 @@ def test_written_text_reads_back_equal(tmp_path_factory, mapping, comments):
     path = tmp_path_factory.getbasetemp() / "round_trip.toml"
     path.write_text(to_toml(config, comments=comments), encoding="utf-8")
     assert load_config(path) == absolute_paths(config)
+
+
+@pytest.mark.parametrize("name", sorted(DESCRIPTORS))
+def test_every_descriptor_has_its_keys(tmp_path, name):
+    """Those of its class, with help, valid defaults, and a template that reads back."""
+    config = config_from_dict({}, [f"model.descriptor={name}"])
+    family = DESCRIPTORS[name]
+    keys = keys_of(config.model)
+    assert set(family.setting_help) <= set(keys)
+    assert all(keys[key].metadata["help"] for key in family.setting_help)
+    path = write(tmp_path, to_toml(config, comments=True))
+    assert load_config(path) == absolute_paths(config)
+    descriptor = family(
+        elements=["Ti", "O"], **{key: getattr(config.model, key) for key in family.setting_help}
+    )
+    again = family(**descriptor.settings)
+    assert again.settings == descriptor.settings
+    assert len(descriptor.labels) == descriptor.n_features
+
+
+def test_keys_of_another_descriptor():
+    text = message(config_from_dict, {}, ["model.descriptor=bispectrum", "model.radial_order=3"])
+    assert "model.radial_order belongs to another descriptor" in text
+    assert "twojmax" in message(config_from_dict, {}, ["model.descriptor=bispectrum", "model.x=3"])
+    config = config_from_dict({"model": {"hidden": [7], "radial_order": 3}})
+    other = override(config, {"model": {"descriptor": "bispectrum", "twojmax": 4}})
+    assert (other.model.hidden, other.model.twojmax) == ([7], 4)
+    assert not hasattr(other.model, "radial_order")
 
 
 def test_written_files_are_absolute(tmp_path, monkeypatch):

@@ -2,15 +2,23 @@
 
 import re
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import fdforce
 from fdforce.cli import main
+from fdforce.config import model_config
+from fdforce.descriptors import DESCRIPTORS
 from fdforce.examples import example_files
 from fdforce.structure_files import read_file
+from tests.checks import batch_of, symmetric
+from tests.naive.chebyshev import neighbours
+from tests.systems import SYSTEMS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -22,11 +30,12 @@ def blocks(page, language):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A user's folder with the example code in it."""
-    shutil.copy(DOCS / "examples/mycode.py", tmp_path)
+    """A user's folder with the examples in it."""
+    for name in ("mycode", "gaussians"):
+        shutil.copy(DOCS / f"examples/{name}.py", tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "mycode", raising=False)
     return tmp_path
 
 
@@ -52,3 +61,54 @@ def test_the_example_code_passes_its_check(folder):
     result = CliRunner().invoke(main, command.split()[1:])
     assert result.exit_code == 0, result.output
     assert "consistent with the energies: forces, dE/dtheta" in result.output
+
+
+@pytest.fixture
+def gaussians(folder, monkeypatch):
+    monkeypatch.setattr("fdforce.descriptors.DESCRIPTORS", dict(DESCRIPTORS))
+    model_config.cache_clear()
+    yield __import__("gaussians")
+    model_config.cache_clear()
+
+
+def test_add_a_descriptor(gaussians, folder, capsys):
+    namespace = {}
+    for block in blocks("add_a_descriptor.md", "python"):
+        exec(compile(block, "add_a_descriptor.md", "exec"), namespace)
+    assert capsys.readouterr().out.endswith("eV/Å\n['forces', 'dE/dtheta']\n")
+    assert namespace["result"].metrics["test"]["force_rmse"] < 1.0
+    model = fdforce.load_model(folder / "run" / "model.npz")
+    assert model.descriptor.settings["reach"] == 4.0
+    assert "reach = 4.0" in (folder / "run" / "config.toml").read_text()
+
+
+def test_the_descriptor_of_the_page(gaussians):
+    """Features against the formula, backward against the complex step."""
+    descriptor = gaussians.Gaussians(("Ti", "O"), reach=4.0, n_gaussians=3)
+    atoms = SYSTEMS["left_handed"]()
+    features, expected = descriptor.compute(atoms), np.zeros((len(atoms), 2, 3))
+    for i in range(len(atoms)):
+        for j, _, d in neighbours(atoms, i, 4.0):
+            r = np.linalg.norm(d)
+            z = ("Ti", "O").index(atoms.symbols[j])
+            value = np.exp(-((3 / 4.0) ** 2) * (r - np.linspace(0.7, 4.0, 3)) ** 2)
+            expected[i, z] += value * (1 - (r / 4.0) ** 2) ** 3
+    np.testing.assert_allclose(features, expected.reshape(len(atoms), 6), rtol=1e-12)
+
+    rng = np.random.default_rng(0)
+    batch = batch_of([SYSTEMS["left_handed"](), SYSTEMS["thin_triclinic"]()], ("Ti", "O"), 4.0)
+    mean, scale = rng.normal(size=(2, 2, 6))
+    d_features, direction = rng.normal(size=(batch.n_atoms, 6)), rng.normal(size=(batch.n_atoms, 3))
+    strain = symmetric(rng, len(batch))
+    of_atoms = strain[batch.structure]
+    moved = replace(
+        batch,
+        positions=batch.positions
+        + 1e-20j * (direction + np.einsum("aij,aj->ai", of_atoms, batch.positions)),
+        cells=batch.cells + 1e-20j * batch.cells @ strain,
+    )
+    slope = np.sum(descriptor.forward(moved, mean, scale)[0].imag * d_features) / 1e-20
+    d_positions, d_strain = descriptor.backward(batch, d_features, [None], scale)
+    voigt = of_atoms[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * [1, 1, 1, 2, 2, 2]
+    found = np.sum(d_positions * direction) + np.sum(d_strain * voigt)
+    assert found == pytest.approx(slope, rel=1e-11)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fdforce.descriptors.bispectrum import Bispectrum
 from fdforce.descriptors.chebyshev import Chebyshev
 from fdforce.descriptors.quadratic import Quadratic
 
@@ -56,7 +57,7 @@ class Descriptor(Protocol):
         """d_positions (n_atoms, 3) and each atom's d_strain (n_atoms, 6), Voigt order."""
 
 
-DESCRIPTORS = {"chebyshev": Chebyshev}
+DESCRIPTORS = {"bispectrum": Bispectrum, "chebyshev": Chebyshev}
 
 
 def make_descriptor(name: str, **settings) -> Descriptor:
@@ -66,4 +67,4 @@ def make_descriptor(name: str, **settings) -> Descriptor:
     return DESCRIPTORS[name](**settings)
 
 
-__all__ = ["DESCRIPTORS", "Chebyshev", "Descriptor", "Quadratic", "make_descriptor"]
+__all__ = ["DESCRIPTORS", "Bispectrum", "Chebyshev", "Descriptor", "Quadratic", "make_descriptor"]

