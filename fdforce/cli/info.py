@@ -15,8 +15,13 @@ SAMPLE = 64
 @click.argument("files", nargs=-1, metavar="[FILE...]")
 @json_option
 @click.option("--devices", is_flag=True, help="Show processor, threads and kernels.")
+@click.option(
+    "--features",
+    is_flag=True,
+    help="Show dead, constant and duplicate features of MODEL's descriptor on the DATA files.",
+)
 @key_options
-def info(files, as_json, devices, **keys):
+def info(files, as_json, devices, features, **keys):
     """Describe data files, models (model.npz) and checkpoints.
 
     Of data: counts, elements, ranges of energies (eV/atom) and forces (eV/Å), shortest distances
@@ -27,10 +32,14 @@ def info(files, as_json, devices, **keys):
     Example:
       fdforce info train.extxyz
       fdforce info runs/first/model.npz
+      fdforce info --features runs/first/model.npz train.extxyz
       fdforce info --devices
     """
     if not files and not devices:
         raise click.UsageError("give a data file, a model or --devices")
+    if features:
+        _show_features(files, as_json, keys)
+        return
     found = [_describe(path, keys) for path in files]
     if as_json:
         values = {"files": found} if files else {}
@@ -43,6 +52,33 @@ def info(files, as_json, devices, **keys):
     if devices:
         click.echo("\ndevices" if found else "devices")
         _print_pairs(_devices())
+
+
+def _show_features(files, as_json, keys):
+    from fdforce.feature_report import describe_features
+    from fdforce.model_file import load_model
+    from fdforce.structures import read_structures
+
+    models = [path for path in files if path.endswith(".npz")]
+    data = [path for path in files if not path.endswith(".npz")]
+    if len(models) != 1 or not data:
+        raise click.UsageError("--features takes one model.npz and data files")
+    model = load_model(models[0])
+    structures, _ = read_structures(data, elements=model.elements, **keys)
+    reports = [r.as_dict() for r in describe_features(model.descriptor, structures)]
+    if as_json:
+        print_json({"features": reports})
+        return
+    for report in reports:
+        click.echo(
+            f"{report['element']}: {report['n_features']} features on {report['n_atoms']} atoms, "
+            f"of rank {report['rank']}"
+        )
+        for kind in ("dead", "constant"):
+            if report[kind]:
+                click.echo(f"  {kind:11}{', '.join(report[kind])}")
+        for first, second in report["duplicates"]:
+            click.echo(f"  duplicate  {second} repeats {first}")
 
 
 def _describe(path, keys):

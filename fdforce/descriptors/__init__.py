@@ -12,6 +12,7 @@ import numpy as np
 from fdforce.descriptors.bispectrum import Bispectrum
 from fdforce.descriptors.chebyshev import Chebyshev
 from fdforce.descriptors.quadratic import Quadratic
+from fdforce.descriptors.reduced import Reduced
 
 
 class Descriptor(Protocol):
@@ -62,9 +63,18 @@ DESCRIPTORS = {"bispectrum": Bispectrum, "chebyshev": Chebyshev}
 
 def make_descriptor(name: str, **settings) -> Descriptor:
     """The descriptor of a name and settings as a model file has them."""
-    if name == Quadratic.name:
-        return Quadratic(make_descriptor(**settings["of"]))
+    if name in (Quadratic.name, Reduced.name):
+        inner = make_descriptor(**settings.pop("of"))
+        return (Quadratic if name == Quadratic.name else Reduced)(inner, **settings)
     return DESCRIPTORS[name](**settings)
 
 
-__all__ = ["DESCRIPTORS", "Bispectrum", "Chebyshev", "Descriptor", "Quadratic", "make_descriptor"]
+__all__ = [
+    "DESCRIPTORS",
+    "Bispectrum",
+    "Chebyshev",
+    "Descriptor",
+    "Quadratic",
+    "Reduced",
+    "make_descriptor",
+]
