@@ -63,6 +63,12 @@ def test_the_example_code_passes_its_check(folder):
     assert "consistent with the energies: forces, dE/dtheta" in result.output
 
 
+def test_descriptors(capsys):
+    for block in blocks("descriptors.md", "python"):
+        exec(compile(block, "descriptors.md", "exec"), {})
+    assert capsys.readouterr().out == "46 [33, 39, 33] 20\n"
+
+
 @pytest.fixture
 def gaussians(folder, monkeypatch):
     monkeypatch.setattr("fdforce.descriptors.DESCRIPTORS", dict(DESCRIPTORS))

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fdforce.descriptors.atomic_environment import AtomicEnvironmentVector
 from fdforce.descriptors.bispectrum import Bispectrum
 from fdforce.descriptors.chebyshev import Chebyshev
+from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.descriptors.quadratic import Quadratic
 from fdforce.descriptors.reduced import Reduced
 
@@ -34,6 +36,8 @@ class Descriptor(Protocol):
         A name for every feature.
     settings : dict
         Arguments that make an equal descriptor, ready for JSON.
+    feature_weight : ndarray, shape (n_features,), optional
+        Size that standardised features are given, where not all count alike.
     """
 
     name: str
@@ -58,7 +62,12 @@ class Descriptor(Protocol):
         """d_positions (n_atoms, 3) and each atom's d_strain (n_atoms, 6), Voigt order."""
 
 
-DESCRIPTORS = {"bispectrum": Bispectrum, "chebyshev": Chebyshev}
+DESCRIPTORS = {
+    "atomic_environment_vector": AtomicEnvironmentVector,
+    "bispectrum": Bispectrum,
+    "chebyshev": Chebyshev,
+    "power_spectrum": PowerSpectrum,
+}
 
 
 def make_descriptor(name: str, **settings) -> Descriptor:
@@ -71,9 +80,11 @@ def make_descriptor(name: str, **settings) -> Descriptor:
 
 __all__ = [
     "DESCRIPTORS",
+    "AtomicEnvironmentVector",
     "Bispectrum",
     "Chebyshev",
     "Descriptor",
+    "PowerSpectrum",
     "Quadratic",
     "Reduced",
     "make_descriptor",

@@ -51,6 +51,14 @@ class Quadratic:
         """The descriptor of G by name and settings."""
         return {"of": {"name": self.descriptor.name, **self.descriptor.settings}}
 
+    @property
+    def feature_weight(self) -> np.ndarray:
+        """That of G, and products of it."""
+        plain = np.broadcast_to(
+            getattr(self.descriptor, "feature_weight", 1.0), self.descriptor.n_features
+        )
+        return np.concatenate([plain, plain[self._first] * plain[self._second]])
+
     def compute(self, atoms) -> np.ndarray:
         """Features of every atom, shape (n_atoms, n_features); see `compute_features`."""
         return compute_features(self, atoms)

@@ -172,7 +172,8 @@ class ElementalNetworks:
         scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
         origins = np.array([origin.get(z, first[z]) for z in range(n_elements)])
         self.feature_mean = np.where(seen, first / n + origins, 0)
-        self.feature_scale = np.where(seen, scale, 1)
+        weight = getattr(self.descriptor, "feature_weight", 1.0)
+        self.feature_scale = np.where(seen, scale, 1) * weight
 
     def forward(self, batch) -> State:
         """Energies of a batch.

@@ -1,0 +1,301 @@
+"""Power spectrum of the density of an atom's neighbours, and invariants of third order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from fdforce.descriptors.chebyshev import _addition_norm
+from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.errors import ConfigError
+
+ELEMENT_PAIRS = ("all", "diagonal", "weighted")
+
+
+class PowerSpectrum:
+    """Invariants of the neighbour density ``A_znlm = sum_j R_n(r_ij) Y_lm(direction of j)``.
+
+    The sum runs over the neighbours j of element z. The features of an atom are A_zn00, for every
+    z and n, then ``sum_m A_znlm A_z'n'lm`` for every l and every pair of (z, n) and (z', n'). With
+    Y_lm normalised to the addition theorem that is a sum over pairs of neighbours, j = k included,
+    ``sum_jk R_n(r_ij) R_n'(r_ik) P_l(cos theta_jik)``: the atomic cluster expansion to correlation
+    order 2 (Drautz, Phys. Rev. B 99, 014104 (2019)), the power spectrum of SOAP (Bartók, Kondor
+    and Csányi, Phys. Rev. B 87, 184115 (2013)) and the angular descriptor of NEP (Fan et al.,
+    Phys. Rev. B 104, 104309 (2021)), which differ in radial functions and in the pairs they keep.
+
+    R_n is the Chebyshev polynomial T_n(2 r/R - 1) times a cutoff, 1 minus the smooth step of 7th
+    order, with three continuous derivatives.
+
+    Parameters
+    ----------
+    elements : sequence of str
+        Every element that an atom may see.
+    cutoff : float, Å
+        R.
+    radial_order : int
+        Highest n.
+    angular_order : int
+        Highest l.
+    element_pairs : {"all", "diagonal", "weighted"}
+        Whether pairs of neighbours of different elements count, each pair of elements for itself;
+        only those of the same element; or, with features whose number does not grow with the
+        elements, all pairs in one density of all elements and one in which a neighbour has the
+        spin of its element as a weight (as in `Chebyshev`).
+    four_body : int
+        2 adds, for every z and n, the two invariants of third order of the densities of l = 1 and
+        2: v.Qv and Tr Q^3 with the vector v and the traceless tensor Q. 0 leaves them out.
+    damping : float
+        `feature_weight` is (1 + d)^-damping with d the sum of all n and l of a feature. A model
+        that standardises its features multiplies their scale with it, so that what varies fast in
+        space counts less.
+
+    Raises
+    ------
+    ConfigError
+        The cutoff is not positive, an order or the damping is negative, `element_pairs` or
+        `four_body` is unknown, or an element is missing or repeated.
+    """
+
+    name = "power_spectrum"
+    setting_help = {
+        "cutoff": "reach of the density (Å)",
+        "radial_order": "highest order n of the radial functions",
+        "angular_order": "highest order l of the spherical harmonics",
+        "element_pairs": 'pairs of neighbour elements: "all", "diagonal" or "weighted"',
+        "four_body": "2: invariants of third order too; 0: none",
+        "damping": "features of order d = n + n' + 2 l weigh (1 + d)^-damping",
+    }
+
+    def __init__(
+        self,
+        elements: Sequence[str],
+        cutoff: float = 5.5,
+        radial_order: int = 6,
+        angular_order: int = 5,
+        element_pairs: str = "all",
+        four_body: int = 0,
+        damping: float = 0.5,
+    ):
+        self.elements = tuple(elements)
+        self.cutoff = float(cutoff)
+        for key, value in (
+            ("radial_order", radial_order), ("angular_order", angular_order),
+            ("four_body", four_body),
+        ):  # fmt: skip
+            if int(value) != value:
+                raise ConfigError(f"{key} = {value}: must be a whole number")
+        self.radial_order = int(radial_order)
+        self.angular_order = int(angular_order)
+        self.element_pairs = element_pairs
+        self.four_body = int(four_body)
+        self.damping = float(damping)
+        self._check()
+
+    def _check(self):
+        if not self.elements or len(set(self.elements)) != len(self.elements):
+            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        if not 0 < self.cutoff < np.inf:
+            raise ConfigError(f"cutoff = {self.cutoff}: must be above 0 Å")
+        for key in ("radial_order", "angular_order", "damping"):
+            if not 0 <= getattr(self, key) < np.inf:
+                raise ConfigError(f"{key} = {getattr(self, key)}: must be at least 0")
+        if self.element_pairs not in ELEMENT_PAIRS:
+            choices = ", ".join(ELEMENT_PAIRS)
+            raise ConfigError(f"element_pairs = {self.element_pairs!r}: choose one of {choices}")
+        if self.four_body not in (0, 2):
+            raise ConfigError(f"four_body = {self.four_body}: must be 0 or 2")
+        if self.four_body > self.angular_order:
+            raise ConfigError(
+                f"four_body = {self.four_body}: needs an angular_order of at least 2, "
+                f"not {self.angular_order}"
+            )
+
+    @property
+    def settings(self) -> dict:
+        """Arguments that make an equal descriptor."""
+        return {
+            "elements": list(self.elements),
+            **{name: getattr(self, name) for name in self.setting_help},
+        }
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the densities: elements, or with "weighted" pairs all of them and their spin."""
+        if self.element_pairs != "weighted":
+            return self.elements
+        return ("all",) if len(self.elements) == 1 else ("all", "spin")
+
+    @cached_property
+    def channel_weights(self) -> np.ndarray:
+        """Weight of an element in each density, shape (n_channels, n_elements)."""
+        n = len(self.elements)
+        if self.element_pairs != "weighted":
+            return np.eye(n)
+        spins = [s for s in range(-(n // 2), n // 2 + 1) if s or n % 2]
+        return np.array([np.ones(n), spins])[: len(self.channels)]
+
+    @cached_property
+    def _columns(self):
+        """(channel, n) of every column of the density."""
+        return list(itertools.product(self.channels, range(self.radial_order + 1)))
+
+    @cached_property
+    def _ends(self):
+        """Each column is paired with itself and the following ones, up to this one."""
+        n, columns = self.radial_order + 1, len(self._columns)
+        if self.element_pairs == "all":
+            return np.full(columns, columns)
+        return (np.arange(columns) // n + 1) * n
+
+    @cached_property
+    def _contents(self):
+        """Label and sum of all n and l of every feature."""
+        contents = [(f"radial {z} {n}", n) for z, n in self._columns]
+        for l in range(self.angular_order + 1):
+            for a, (z, n) in enumerate(self._columns):
+                for y, m in self._columns[a : self._ends[a]]:
+                    contents.append((f"power {l} {z} {n} {y} {m}", n + m + 2 * l))
+        if self.four_body:
+            contents += [(f"cubic 112 {z} {n}", 3 * n + 4) for z, n in self._columns]
+            contents += [(f"cubic 222 {z} {n}", 3 * n + 6) for z, n in self._columns]
+        return contents
+
+    @property
+    def n_features(self) -> int:
+        return len(self._contents)
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for every feature, in order."""
+        return [label for label, _ in self._contents]
+
+    @property
+    def feature_weight(self) -> np.ndarray:
+        """What the scale of standardised features is multiplied with, shape (n_features,)."""
+        return (1.0 + np.array([degree for _, degree in self._contents])) ** -self.damping
+
+    def compute(self, atoms) -> np.ndarray:
+        """Features of every atom.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+
+        Returns
+        -------
+        ndarray, shape (n_atoms, n_features), float64
+
+        Raises
+        ------
+        DataError
+            An element that the descriptor does not know, or positions that are not finite.
+        """
+        return compute_features(self, atoms)
+
+    def forward(self, batch, mean, scale, *, keep=True):
+        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
+
+        Parameters
+        ----------
+        batch : Batch
+        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
+            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
+        keep : bool
+            False where no `backward` follows.
+
+        Returns
+        -------
+        features : ndarray, shape (n_atoms, n_features)
+        density : ndarray, shape (n_atoms, (angular_order + 1)^2, n_columns)
+            A; length 0 unless `keep`.
+        """
+        from fdforce.kernels.cpu.density import density_forward
+        from fdforce.kernels.cpu.power_spectrum import power_spectrum_forward
+
+        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
+        tables = self._tables(dtype)
+        n_components, n_columns = (self.angular_order + 1) ** 2, len(self._columns)
+        density = np.empty((batch.n_atoms, n_components, n_columns), dtype)
+        density_forward(*pair_arguments(batch)[:-1], *self._density_arguments(tables), density)
+        features = np.empty((batch.n_atoms, self.n_features), dtype)
+        power_spectrum_forward(
+            density, batch.species, batch.chunks, batch.place, tables["constants"][0],
+            tables["norm"], self._ends, bool(self.four_body),
+            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
+        )  # fmt: skip
+        return features, density if keep else np.empty((0, n_components, n_columns), dtype)
+
+    def backward(self, batch, d_features, density, scale):
+        """Pull a gradient with respect to the features back to positions and strain.
+
+        Parameters
+        ----------
+        batch : Batch
+        d_features : ndarray, shape (n_atoms, n_features)
+            Rows sorted by species, as `forward` gives them.
+            With respect to the standardised features.
+        density : ndarray
+            Second result of `forward`.
+        scale : ndarray
+            As given to `forward`.
+
+        Returns
+        -------
+        d_positions : ndarray, shape (n_atoms, 3)
+        d_strain : ndarray, shape (n_atoms, 6)
+            Voigt order xx yy zz yz xz xy, each atom's share.
+        """
+        from fdforce.kernels.cpu.density import density_backward
+        from fdforce.kernels.cpu.power_spectrum import power_spectrum_backward
+
+        tables = self._tables(d_features.dtype)
+        d_density = np.zeros_like(density)
+        power_spectrum_backward(
+            d_features, density, batch.species, batch.chunks, batch.place,
+            tables["constants"][0], tables["norm"], self._ends, bool(self.four_body),
+            scale.astype(d_features.dtype, copy=False), d_density,
+        )  # fmt: skip
+        dtype = batch.positions.dtype
+        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
+        d_strain = np.zeros((batch.n_atoms, 6), dtype)
+        density_backward(
+            d_density, *pair_arguments(batch)[:-1], *self._density_arguments(tables),
+            d_positions, d_strain,
+        )  # fmt: skip
+        return d_positions.sum(axis=0), d_strain
+
+    def _density_arguments(self, tables):
+        inverse_cutoff = np.array([1 / self.cutoff, 1 / self.cutoff])
+        return (
+            tables["constants"], inverse_cutoff, tables["recursion"], tables["weights"],
+            self.radial_order + 1,
+        )  # fmt: skip
+
+    def _tables(self, dtype):
+        dtype = np.dtype(dtype)
+        if dtype not in self._table_cache:
+            self._table_cache[dtype] = {
+                key: np.ascontiguousarray(table, dtype) for key, table in self._make_tables()
+            }
+        return self._table_cache[dtype]
+
+    @cached_property
+    def _table_cache(self):
+        return {}
+
+    def _make_tables(self):
+        degree = self.angular_order
+        recursion = np.zeros((degree + 1, degree + 4))
+        norm = []
+        for m in range(degree + 1):
+            for l in range(m, degree + 4):
+                recursion[m, l] = (l * l - m * m) / (4 * l * l - 1)
+        for l in range(degree + 1):
+            norm += [_addition_norm(l, (q + 1) // 2) for q in range(2 * l + 1)]
+        yield "constants", [1, 0.5, 1 / self.cutoff]
+        yield "recursion", recursion
+        yield "norm", norm
+        yield "weights", self.channel_weights
