@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from ase import Atoms
@@ -19,7 +18,7 @@ from fdforce.errors import DataError, FdforceError
 from fdforce.neighbors import build_pairs
 from fdforce.structure_checks import check_positions, completed_cell
 from fdforce.structures import Structures
-from fdforce.threads import available_cores
+from fdforce.threads import available_cores, single_blas
 
 _STATE = ("positions", "cell", "numbers", "pbc")
 
@@ -246,13 +245,6 @@ def _largest(displacements) -> float:
     return float(np.sqrt(np.einsum("ij,ij->i", displacements, displacements).max()))
 
 
-@cache
-def _blas():
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
 @contextlib.contextmanager
 def _use_threads(threads: int, n_atoms: int):
     """`fdforce.threads.limit_threads` without its search for libraries, which takes a millisecond.
@@ -269,7 +261,7 @@ def _use_threads(threads: int, n_atoms: int):
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
-        with _blas().limit(limits=1):
+        with single_blas():
             yield threads
     finally:
         numba.set_num_threads(before)

@@ -218,7 +218,7 @@ def model_config(descriptor: str) -> type[AnyModelConfig]:
     parameters = inspect.signature(family.__init__).parameters
     types = get_type_hints(family.__init__)
     fields = [
-        (name, types[name], _key(parameters[name].default, help))
+        (name, types[name], _key(_converted(parameters[name].default, types[name]), help))
         for name, help in family.setting_help.items()
     ]
     default = ("descriptor", str, _key(descriptor, "family of descriptors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 
@@ -39,3 +40,20 @@ def limit_threads(threads: int = 0) -> Iterator[int]:
             yield threads
     finally:
         numba.set_num_threads(before)
+
+
+@functools.cache
+def _blas():
+    import scipy.linalg.cython_blas  # noqa: F401  the library that Numba's products call
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def single_blas():
+    """Context in which matrix products take one thread, for kernels that make them in parallel.
+
+    `limit_threads` sees to it for commands; this is for calls from outside of it, where OpenBLAS
+    would complain of threads within threads.
+    """
+    return _blas().limit(limits=1)

@@ -15,6 +15,8 @@ from fdforce.descriptors.chebyshev import Chebyshev
 from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.descriptors.quadratic import Quadratic
 from fdforce.descriptors.reduced import Reduced
+from fdforce.descriptors.symmetry_functions import SymmetryFunctions
+from fdforce.descriptors.weighted_symmetry_functions import WeightedSymmetryFunctions
 
 
 class Descriptor(Protocol):
@@ -67,6 +69,8 @@ DESCRIPTORS = {
     "bispectrum": Bispectrum,
     "chebyshev": Chebyshev,
     "power_spectrum": PowerSpectrum,
+    "symmetry_functions": SymmetryFunctions,
+    "weighted_symmetry_functions": WeightedSymmetryFunctions,
 }
 
 
@@ -87,5 +91,7 @@ __all__ = [
     "PowerSpectrum",
     "Quadratic",
     "Reduced",
+    "SymmetryFunctions",
+    "WeightedSymmetryFunctions",
     "make_descriptor",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from fdforce.descriptors.chebyshev import _addition_norm
 from fdforce.descriptors.features import compute_features, pair_arguments
 from fdforce.errors import ConfigError
+from fdforce.threads import single_blas
 
 ELEMENT_PAIRS = ("all", "diagonal", "weighted")
 
@@ -219,13 +220,14 @@ class PowerSpectrum:
         tables = self._tables(dtype)
         n_components, n_columns = (self.angular_order + 1) ** 2, len(self._columns)
         density = np.empty((batch.n_atoms, n_components, n_columns), dtype)
-        density_forward(*pair_arguments(batch)[:-1], *self._density_arguments(tables), density)
         features = np.empty((batch.n_atoms, self.n_features), dtype)
-        power_spectrum_forward(
-            density, batch.species, batch.chunks, batch.place, tables["constants"][0],
-            tables["norm"], self._ends, bool(self.four_body),
-            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
-        )  # fmt: skip
+        with single_blas():
+            density_forward(*pair_arguments(batch)[:-1], *self._density_arguments(tables), density)
+            power_spectrum_forward(
+                density, batch.species, batch.chunks, batch.place, tables["constants"][0],
+                tables["norm"], self._ends, bool(self.four_body),
+                mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
+            )  # fmt: skip
         return features, density if keep else np.empty((0, n_components, n_columns), dtype)
 
     def backward(self, batch, d_features, density, scale):
@@ -253,18 +255,19 @@ class PowerSpectrum:
 
         tables = self._tables(d_features.dtype)
         d_density = np.zeros_like(density)
-        power_spectrum_backward(
-            d_features, density, batch.species, batch.chunks, batch.place,
-            tables["constants"][0], tables["norm"], self._ends, bool(self.four_body),
-            scale.astype(d_features.dtype, copy=False), d_density,
-        )  # fmt: skip
         dtype = batch.positions.dtype
         d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
         d_strain = np.zeros((batch.n_atoms, 6), dtype)
-        density_backward(
-            d_density, *pair_arguments(batch)[:-1], *self._density_arguments(tables),
-            d_positions, d_strain,
-        )  # fmt: skip
+        with single_blas():
+            power_spectrum_backward(
+                d_features, density, batch.species, batch.chunks, batch.place,
+                tables["constants"][0], tables["norm"], self._ends, bool(self.four_body),
+                scale.astype(d_features.dtype, copy=False), d_density,
+            )  # fmt: skip
+            density_backward(
+                d_density, *pair_arguments(batch)[:-1], *self._density_arguments(tables),
+                d_positions, d_strain,
+            )  # fmt: skip
         return d_positions.sum(axis=0), d_strain
 
     def _density_arguments(self, tables):
