@@ -66,7 +66,7 @@ def test_the_example_code_passes_its_check(folder):
 def test_descriptors(capsys):
     for block in blocks("descriptors.md", "python"):
         exec(compile(block, "descriptors.md", "exec"), {})
-    assert capsys.readouterr().out == "46 [33, 39, 33] 20\n"
+    assert capsys.readouterr().out == "(3, 3) [3, 2]\n46 [33, 39, 33] 20\n"
 
 
 @pytest.fixture
