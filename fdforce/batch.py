@@ -29,6 +29,7 @@ class Batch:
     cells : ndarray, shape (n_replicas * S, 3, 3), Å
     volumes : ndarray, shape (n_replicas * S,), Å^3
         Of the undisplaced cell; NaN where not periodic in three directions.
+    periodic : ndarray, shape (n_replicas * S, 3), bool
     species : ndarray, shape (N,), int32
     structure : ndarray, shape (n_replicas * N,), int64
         Structure of each atom.
@@ -57,6 +58,7 @@ class Batch:
     positions: np.ndarray
     cells: np.ndarray
     volumes: np.ndarray
+    periodic: np.ndarray
     species: np.ndarray
     structure: np.ndarray
     offsets: np.ndarray
@@ -132,6 +134,7 @@ class Batch:
             positions=positions,
             cells=cells.astype(dtype, copy=False),
             volumes=np.concatenate([self.volumes] * n_replicas),
+            periodic=np.concatenate([self.periodic] * n_replicas),
             structure=structure,
             offsets=np.concatenate(((self.offsets[:-1] + first).ravel(), [len(positions)])),
             place=place,
@@ -194,6 +197,7 @@ def make_batch(
         positions=np.ascontiguousarray(structures.positions[atoms]),
         cells=np.ascontiguousarray(structures.cells[indices]),
         volumes=structures.volumes[indices],
+        periodic=structures.periodic[indices],
         species=species,
         structure=np.repeat(np.arange(len(indices)), np.diff(offsets)),
         offsets=offsets,

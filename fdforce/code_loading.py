@@ -71,6 +71,14 @@ def load_codes(name: str) -> Callable:
     return make
 
 
+def load_function(name: str) -> Callable:
+    """The function behind MODULE:FUNCTION; what goes wrong inside it becomes an FdforceError."""
+    if not is_code_name(name):
+        raise FdforceError(f"{name}: expected MODULE:FUNCTION, or FILE.py:FUNCTION")
+    function = _import(name)
+    return lambda *arguments: _called(name, function, *arguments)
+
+
 def takes_cell(code: EnergyCode) -> bool:
     """Whether the callables accept (positions, cell): a second argument without default, or one
     whose name says that it is the cell.

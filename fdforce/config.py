@@ -85,8 +85,11 @@ class AnyModelConfig:
     elements: list[str] = _key([], "elements of the model, in order; [] = those of the data")
     baseline: str = _key(
         "zbl",
-        "fixed short-range repulsion added; zbl begins below the distances of the training data",
-        choices=("zbl", "zbl_lammps", "none"),
+        "fixed part that is added; zbl is a repulsion below the distances of the training data",
+        choices=("zbl", "zbl_lammps", "calculator", "none"),
+    )
+    baseline_calculator: str = _key(
+        "", "calculator: MODULE:FUNCTION, a function that returns an ASE calculator"
     )
     baseline_inner: float = _key(4.0, "zbl_lammps: inner radius of LAMMPS' pair style (Å)", above=0)
     baseline_outer: float = _key(4.8, "zbl_lammps: outer radius of LAMMPS' pair style (Å)", above=0)

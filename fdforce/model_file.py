@@ -32,7 +32,9 @@ def model_contents(model) -> tuple[dict, dict]:
         "feature_mean": model.feature_mean,
         "feature_scale": model.feature_scale,
     }
-    if model.baseline is not None:
+    if header["baseline"] == "calculator":
+        header["baseline_calculator"] = model.baseline.source
+    elif model.baseline is not None:
         arrays["baseline_inner"] = model.baseline.inner
         arrays["baseline_outer"] = model.baseline.outer
     return header, arrays
@@ -56,7 +58,11 @@ def make_model(header: dict, arrays: dict):
         setattr(model, name, arrays[name])
     if not all(np.isfinite(value).all() for value in arrays.values()):
         raise ValueError("numbers that are not finite")
-    if header["baseline"] is not None:
+    if header["baseline"] == "calculator":
+        from fdforce.models.calculator_baseline import CalculatorBaseline
+
+        model.baseline = CalculatorBaseline(model.elements, header["baseline_calculator"])
+    elif header["baseline"] is not None:
         baseline = BASELINES[header["baseline"]]
         model.baseline = baseline(
             model.elements, arrays["baseline_outer"], arrays["baseline_inner"]

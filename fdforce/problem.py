@@ -11,6 +11,7 @@ import numpy as np
 from fdforce.config import Config
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, make_loss
+from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
 from fdforce.training import DataSet
@@ -83,6 +84,8 @@ def new_model(config: Config, elements):
     )  # fmt: skip
     if settings.baseline == "zbl_lammps":  # its range is known before the data
         model.baseline = LammpsZBL(elements, settings.baseline_outer, settings.baseline_inner)
+    elif settings.baseline == "calculator":
+        model.baseline = CalculatorBaseline(elements, settings.baseline_calculator)
     return model
 
 
