@@ -83,7 +83,7 @@ def test_a_fit_learns_the_rest_and_predicts_the_whole(source, tmp_path):
 
 
 def test_what_is_no_calculator(source):
-    with pytest.raises(ConfigError, match=r"needs model\\.baseline_calculator"):
+    with pytest.raises(ConfigError, match=r"needs model\.baseline_calculator"):
         CalculatorBaseline(["Ar"], "")
     with pytest.raises(ConfigError, match="returns a int, not an ASE calculator"):
         CalculatorBaseline(["Ar"], source.replace("dispersion", "nonsense"))
