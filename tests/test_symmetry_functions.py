@@ -914,3 +914,41 @@ def test_aenet_setups():
 def test_unknown_element_is_refused():
     with pytest.raises(DataError, match="Cu"):
         SymmetryFunctions(["Ti", "O"]).compute(SYSTEMS["bulk"]())
+
+
+# -- DScribe ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("periodic", [False, True], ids=["molecule", "crystal"])
+def test_against_dscribe(periodic):
+    """Types 2, 3 and 9 are DScribe's G2, G4 and G5; its first function is the bare cutoff."""
+    pytest.importorskip("dscribe", reason="needs dscribe")
+    from ase.build import bulk, molecule
+    from dscribe.descriptors import ACSF
+
+    if periodic:
+        atoms, species = bulk("MgO", "rocksalt", a=4.2, cubic=True), ["O", "Mg"]
+    else:
+        atoms, species = molecule("CH3CH2OH"), ["H", "C", "O"]  # by atomic number
+    atoms.rattle(0.1, seed=1)
+    radial, narrow, wide = [(1.0, 0.0), (0.5, 2.0)], [(0.1, 4, 1), (0.05, 2, -1)], [(0.1, 4, -1)]
+    theirs = ACSF(
+        species=species, r_cut=4.5, g2_params=radial, g4_params=narrow, g5_params=wide,
+        periodic=periodic,
+    ).create(atoms)  # fmt: skip
+    lines, columns = [], []
+    for centre in species:
+        columns = []
+        for k, element in enumerate(species):
+            lines += [f"{centre} 2 {element} {eta} {shift} 4.5" for eta, shift in radial]
+            columns += [3 * k + 1, 3 * k + 2]  # 3 k is the bare cutoff
+        first = 3 * len(species)
+        for i, one in enumerate(species):
+            for other in species[: i + 1]:
+                for kind, functions in ((3, narrow), (9, wide)):
+                    lines += [f"{centre} {kind} {other} {one} {eta} {sign} {zeta} 4.5"
+                              for eta, zeta, sign in functions]  # fmt: skip
+                columns += [first, first + 1, first + 2]
+                first += 3
+    ours = SymmetryFunctions(species, lines, order="given").compute(atoms)
+    np.testing.assert_allclose(ours, theirs[:, columns], rtol=1e-9, atol=1e-12)
