@@ -7,6 +7,8 @@ from fdforce.cli.options import command, json_option, key_options
 
 SHOWN = 10
 """Suspicious structures that are listed; of more there is only the number."""
+LISTED = 8
+"""Items of a setting that are printed; of longer lists there is only the number."""
 SAMPLE = 64
 """Structures whose pairs are listed to estimate the memory of all."""
 
@@ -232,6 +234,10 @@ def _settings(values):
 
 
 def _plain(value):
+    if isinstance(value, dict):
+        return f"({_settings(value)})"
+    if isinstance(value, list) and len(value) > LISTED:
+        return f"({len(value)} of them)"  # --json has all
     if isinstance(value, list):
-        return " ".join(str(item) for item in value)
+        return " ".join(_plain(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
