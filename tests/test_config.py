@@ -268,7 +268,10 @@ def test_unknown_names(tmp_path, text, expected):
             'model.activation = "Silu": expected one of "tanh", "sigmoid", "softplus", '
             '"shifted_softplus", "silu", "celu", "relu", "linear"; did you mean "silu"?',
         ),
-        ("model.baseline=3", 'model.baseline = 3: expected one of "zbl", "zbl_lammps", "calculator", "none"'),
+        (
+            "model.baseline=3",
+            'model.baseline = 3: expected one of "zbl", "zbl_lammps", "calculator", "none"',
+        ),
         (
             "training.device=gpu",
             'training.device = "gpu": expected one of "cpu", "cuda"; did you mean "cpu"?',
