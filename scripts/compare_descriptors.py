@@ -70,12 +70,18 @@ def main():
                 flush=True,
             )
     Path(out).write_text(json.dumps({
-        "command": f"python scripts/compare_descriptors.py {' '.join(sys.argv[1:])}",
+        "command": f"python scripts/compare_descriptors.py {' '.join(map(short, sys.argv[1:]))}",
         "date": datetime.date.today().isoformat(), "seconds_each": float(seconds),
         "machine": {"cpu": processor(), "system": platform.system()},
         "versions": {name: installed(name) for name in ("numpy", "numba", "fdforce")},
         "rows": rows,
     }, indent=1))  # fmt: skip
+
+
+def short(argument):
+    """An argument with the folders of its files left out."""
+    name, equals, files = argument.rpartition("=")
+    return name + equals + ",".join(part.rpartition("/")[2] for part in files.split(","))
 
 
 def processor():
