@@ -8,6 +8,7 @@ from the noise of the energies, which is measured, and not from what type they c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import comb
@@ -79,10 +80,13 @@ class Consistency:
     checked: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note once; of notes that differ in their numbers alone the first is kept."""
-        head = text.partition(" to ")[0]
-        if not any(note.partition(" to ")[0] == head for note in self.notes):
+        """Add a note; of those that differ in their numbers alone the first is kept."""
+        if _without_numbers(text) not in map(_without_numbers, self.notes):
             self.notes.append(text)
+
+
+def _without_numbers(text):
+    return re.sub(r"\d[\d.]*(e[+-]?\d+)?", "", text)
 
 
 class _Probe:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -171,33 +172,38 @@ def diagnose(subjects: Sequence[Subject], *, stencil=None, g0=None) -> Diagnosis
 # -- a model of fdforce ----------------------------------------------------------------------------
 
 
-def of_model(model, structures: Structures, threads: int = 1) -> Subject:
-    """A model on some structures; the true gradient comes from the complex step.
+def of_model(model, structures: Structures, precisions, threads: int = 1) -> list[Subject]:
+    """A model on some structures, in each of some precisions.
+
+    The true gradient, that of the complex step, is the same for all of them.
 
     Parameters
     ----------
     model : EnergyModel
     structures : Structures
+    precisions : sequence of {"float64", "float32"}
     threads : int
     """
     pairs = build_pairs(structures, model.cutoff, skin=SKIN, threads=threads)
     target = residual_target(structures, model.reference_energies, model.baseline, pairs)
-    bare = without_offsets(model)
-    dataset = DataSet(structures, target, pairs)
+    dataset, bare = DataSet(structures, target, pairs), without_offsets(model)
     parts = []
     for s in range(len(structures)):
         batch, labels = dataset.batch([s], threads)
         parts.append((batch, _squared(labels)))
-    exact = in_precision(bare, "float64")
 
-    def evaluate(epsilon, stencil, g0, model=bare):
+    def evaluate(epsilon, stencil, g0, model):
         return [
             loss_gradient(model, batch, loss, epsilon=epsilon, stencil=stencil, g0=g0)
             for batch, loss in parts
         ]
 
-    truth = [step.gradient for step in evaluate(0.0, "complex", None, exact)]
-    return Subject(evaluate, str(bare.dtype), truth)
+    exact = evaluate(0.0, "complex", None, in_precision(bare, "float64"))
+    truth = [step.gradient for step in exact]
+    return [
+        Subject(partial(evaluate, model=in_precision(bare, precision)), precision, truth)
+        for precision in precisions
+    ]
 
 
 def _squared(labels):

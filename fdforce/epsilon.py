@@ -297,7 +297,7 @@ def scan(
 
 def scan_model(
     model, batches: Sequence, losses: Sequence[Callable], epsilons, *,
-    stencil="central", length_scale=1.0, g0=None, with_truth=False, truth=None,
+    stencil="central", length_scale=1.0, truth=None,
 ) -> EpsilonScan:  # fmt: skip
     """Scan an `EnergyModel` over batches.
 
@@ -309,29 +309,22 @@ def scan_model(
     epsilons : sequence of float
     stencil : str
     length_scale : float, Å
-    g0 : float, optional
-        Fixed scale of all structures.
-    with_truth : bool
-        Take the true gradient by the complex step.
     truth : list, optional
-        True gradients known from elsewhere.
+        True gradients, for Err[grad L~].
 
     Returns
     -------
     EpsilonScan
     """
 
-    def evaluate(epsilon, stencil=stencil, g0=g0):
+    def evaluate(epsilon):
         return [
             loss_gradient(
-                model, batch, loss,
-                epsilon=epsilon, length_scale=length_scale, stencil=stencil, g0=g0,
+                model, batch, loss, epsilon=epsilon, length_scale=length_scale, stencil=stencil
             )
             for batch, loss in zip(batches, losses, strict=True)
-        ]  # fmt: skip
+        ]
 
-    if with_truth:
-        truth = [step.gradient for step in evaluate(0.0, "complex", None)]
     precision = str(getattr(model, "dtype", "float64"))
     return scan(evaluate, epsilons, stencil=stencil, precision=precision, truth=truth)
 

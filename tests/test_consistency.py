@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fdforce import EnergyCode
-from fdforce.consistency import check_code
+from fdforce.consistency import Consistency, check_code
 from fdforce.errors import CodeError
 from tests.morse import CELL, THETA, morse
 
@@ -129,6 +129,13 @@ def test_float32_in_disguise(fault, what):
     found = check_code(Code(**fault).code(), positions())
     assert found.precision == "float32"
     assert any(what in note and "float32 only" in note for note in found.notes)
+
+
+def test_notes_that_differ_in_numbers_alone_are_one():
+    found = Consistency()
+    for text in ("noise of 3e-07 eV in dE/dtheta", "noise of 1.5e-08 eV in dE/dtheta", "noise of"):
+        found.note(text)
+    assert found.notes == ["noise of 3e-07 eV in dE/dtheta", "noise of"]
 
 
 def test_float32_forces_are_still_judged():

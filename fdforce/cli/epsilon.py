@@ -17,8 +17,6 @@ from fdforce.cli.options import (
 )
 from fdforce.errors import DataError, FdforceError
 
-SLOPES = {"forward": 1, "central": 2, "central4": 4}
-
 
 @command("epsilon", short_help="Error of the force gradient over ε, and the best ε.")
 @click.argument("model", required=False, metavar="[MODEL]")
@@ -144,11 +142,10 @@ def _diagnose(model, data, precision, stencil, fixed_g0, number, threads, keys):
         raise FdforceError(f"{model}: name the function in it too, as {model}:make_model")
     loaded = load_model(model, precision=precision)
     structures = _structures(data, number, loaded.elements, keys)
-    first = str(loaded.dtype)
-    others = [] if precision or stencil else [p for p in PRECISIONS if p != first]
-    subjects = [of_model(loaded, structures, threads)] + [
-        of_model(load_model(model, precision=other), structures, threads) for other in others
-    ]
+    precisions = [str(loaded.dtype)]
+    if not precision and not stencil:
+        precisions += [other for other in PRECISIONS if other not in precisions]
+    subjects = of_model(loaded, structures, precisions, threads)
     return diagnose(subjects, stencil=stencil, g0=fixed_g0), len(structures)
 
 
@@ -266,8 +263,10 @@ def _print_curves(scan):
 def _print_slopes(scan):
     import math
 
+    from fdforce.gradient import find_stencil
+
     low, high = scan.slopes
-    order = SLOPES[scan.stencil]
+    order = find_stencil(scan.stencil).order
     parts = []
     if not math.isnan(low):
         parts.append(f"{low:.1f} below the best ε (-1 for round-off)")
