@@ -89,6 +89,11 @@ class Batch:
         """Atoms of each structure, shape (n_replicas * S,)."""
         return np.diff(self.offsets)
 
+    @property
+    def species_rows(self) -> list[slice]:
+        """Rows of each species in arrays that are sorted by it."""
+        return [slice(a, b) for a, b in itertools.pairwise(self.species_start)]
+
     def displaced(self, direction, eta, strain=None) -> Batch:
         """Replicas at r + eta g, with the cell strained by eta H.
 

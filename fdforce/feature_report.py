@@ -105,9 +105,8 @@ def describe_features(descriptor, structures, *, threads: int = 1) -> list[Featu
     for indices in groups(structures):
         batch = make_batch(structures, pairs, indices, n_chunks=threads)
         features, _ = descriptor.forward(batch, plain, plain + 1, keep=False)
-        starts = batch.species_start
-        for z, total in enumerate(sums):
-            total.add(features[starts[z] : starts[z + 1]])
+        for total, rows in zip(sums, batch.species_rows, strict=True):
+            total.add(features[rows])
     return [
         total.report(element, descriptor.labels)
         for element, total in zip(descriptor.elements, sums, strict=True)

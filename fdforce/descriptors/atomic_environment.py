@@ -9,7 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from fdforce.descriptors.chebyshev import COSINE_TERMS, SINE_TERMS, _taylor
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    pair_arguments,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 
 SQUEEZE = 0.95
@@ -110,8 +115,7 @@ class AtomicEnvironmentVector:
         self._check()
 
     def _check(self):
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         for key, unit in (
             ("radial_cutoff", "Å"), ("angular_cutoff", "Å"),
             ("radial_eta", "1/Å^2"), ("angular_eta", "1/Å^2"),
@@ -140,11 +144,7 @@ class AtomicEnvironmentVector:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        settings = {"elements": list(self.elements)}
-        for name in self.setting_help:
-            value = getattr(self, name)
-            settings[name] = list(value) if isinstance(value, tuple) else value
-        return settings
+        return settings_of(self)
 
     @property
     def cutoff(self) -> float:

@@ -9,7 +9,12 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    pair_arguments,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 
 SINE_TERMS = 13
@@ -106,8 +111,7 @@ class Bispectrum:
         wselfallflag: int = 0,
     ):
         self.elements = tuple(elements)
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         if int(twojmax) != twojmax or twojmax < 0:
             raise ConfigError(f"twojmax = {twojmax}: must be a whole number, at least 0")
         self.twojmax = int(twojmax)
@@ -157,10 +161,7 @@ class Bispectrum:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        return {
-            "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_help},
-        }
+        return settings_of(self)
 
     @property
     def cutoff(self) -> float:

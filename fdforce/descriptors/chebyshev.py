@@ -9,7 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
 
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    element_spins,
+    pair_arguments,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 
 SINE_TERMS = 11
@@ -68,8 +74,7 @@ class Chebyshev:
         self._check()
 
     def _check(self):
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         for key in ("radial_cutoff", "angular_cutoff"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"{key} = {getattr(self, key)}: must be above 0 Å")
@@ -80,10 +85,7 @@ class Chebyshev:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        return {
-            "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_help},
-        }
+        return settings_of(self)
 
     @property
     def cutoff(self) -> float:
@@ -104,9 +106,7 @@ class Chebyshev:
     @property
     def spins(self) -> np.ndarray:
         """Weight of each element in the second half of the features, shape (n_elements,)."""
-        n = len(self.elements)
-        values = [s for s in range(-(n // 2), n // 2 + 1) if s or n % 2]
-        return np.array(values, dtype=np.float64)
+        return element_spins(len(self.elements))
 
     def compute(self, atoms) -> np.ndarray:
         """Features of every atom.

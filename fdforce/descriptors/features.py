@@ -1,8 +1,30 @@
-"""What all descriptors share: the features of one structure, the arguments of their kernels."""
+"""What descriptors share: elements and settings, features of a structure, kernel arguments."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from fdforce.errors import ConfigError
+
+
+def check_elements(elements) -> None:
+    """Raise ConfigError unless every element is named once."""
+    if not elements or len(set(elements)) != len(elements):
+        raise ConfigError(f"elements = {list(elements)}: name every element once")
+
+
+def settings_of(descriptor) -> dict:
+    """Arguments that make an equal descriptor, ready for JSON."""
+    settings = {"elements": list(descriptor.elements)}
+    for name in descriptor.setting_help:
+        value = getattr(descriptor, name)
+        settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+def element_spins(n: int) -> np.ndarray:
+    """ænet's weights that tell n elements apart: -n/2 .. n/2, without 0 when n is even."""
+    return np.array([s for s in range(-(n // 2), n // 2 + 1) if s or n % 2], dtype=np.float64)
 
 
 def compute_features(descriptor, atoms) -> np.ndarray:

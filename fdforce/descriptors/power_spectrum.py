@@ -9,7 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from fdforce.descriptors.chebyshev import _addition_norm
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    element_spins,
+    pair_arguments,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 from fdforce.threads import single_blas
 
@@ -96,8 +102,7 @@ class PowerSpectrum:
         self._check()
 
     def _check(self):
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         if not 0 < self.cutoff < np.inf:
             raise ConfigError(f"cutoff = {self.cutoff}: must be above 0 Å")
         for key in ("radial_order", "angular_order", "damping"):
@@ -117,10 +122,7 @@ class PowerSpectrum:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        return {
-            "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_help},
-        }
+        return settings_of(self)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -135,8 +137,7 @@ class PowerSpectrum:
         n = len(self.elements)
         if self.element_pairs != "weighted":
             return np.eye(n)
-        spins = [s for s in range(-(n // 2), n // 2 + 1) if s or n % 2]
-        return np.array([np.ones(n), spins])[: len(self.channels)]
+        return np.array([np.ones(n), element_spins(n)])[: len(self.channels)]
 
     @cached_property
     def _columns(self):

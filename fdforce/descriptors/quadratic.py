@@ -71,7 +71,7 @@ class Quadratic:
         products = plain[:, self._first] * plain[:, self._second]
         products *= self._factor.astype(mean.dtype)
         features = np.concatenate([plain, products], axis=1)
-        for z, rows in _rows_of_species(batch):
+        for z, rows in enumerate(batch.species_rows):
             features[rows] -= mean[z]
             features[rows] *= scale[z]
         return features, (plain, kept) if keep else ()
@@ -81,7 +81,7 @@ class Quadratic:
         n = self.descriptor.n_features
         plain, kept = kept
         d_features = d_features.copy()
-        for z, rows in _rows_of_species(batch):
+        for z, rows in enumerate(batch.species_rows):
             d_features[rows] *= scale[z]
         d_products = d_features[:, n:] * self._factor.astype(d_features.dtype)
         matrix = np.zeros((len(plain), n, n), d_features.dtype)
@@ -90,8 +90,3 @@ class Quadratic:
         d_plain += np.einsum("akl,ak->al", matrix, plain)
         one = np.ones((len(self.elements), n), scale.dtype)
         return self.descriptor.backward(batch, d_plain, kept, one)
-
-
-def _rows_of_species(batch):
-    starts = batch.species_start
-    return ((z, slice(starts[z], starts[z + 1])) for z in range(len(starts) - 1))

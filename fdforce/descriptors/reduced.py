@@ -68,18 +68,16 @@ class Reduced:
         zero = np.zeros((len(self.elements), self.descriptor.n_features), mean.dtype)
         plain, kept = self.descriptor.forward(batch, zero, zero + 1, keep=keep)
         features = plain @ self.matrix.astype(mean.dtype)
-        starts = batch.species_start
-        for z in range(len(self.elements)):
-            features[starts[z] : starts[z + 1]] -= mean[z]
-            features[starts[z] : starts[z + 1]] *= scale[z]
+        for z, rows in enumerate(batch.species_rows):
+            features[rows] -= mean[z]
+            features[rows] *= scale[z]
         return features, kept
 
     def backward(self, batch, d_features, kept, scale):
         """Derivatives with respect to positions and strain; see `Descriptor`."""
         d_features = d_features.copy()
-        starts = batch.species_start
-        for z in range(len(self.elements)):
-            d_features[starts[z] : starts[z + 1]] *= scale[z]
+        for z, rows in enumerate(batch.species_rows):
+            d_features[rows] *= scale[z]
         d_plain = np.ascontiguousarray(d_features @ self.matrix.T.astype(d_features.dtype))
         one = np.ones((len(self.elements), self.descriptor.n_features), scale.dtype)
         return self.descriptor.backward(batch, d_plain, kept, one)

@@ -13,7 +13,12 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.polynomial import legendre
 
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    pair_arguments,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 
 CORES = ("e", "p1", "p2", "p3", "p4")
@@ -205,8 +210,7 @@ class SymmetryFunctions:
         self._functions = self._sorted(parsed)
 
     def _check(self):
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         for element in self.elements:
             if not atomic_numbers.get(element):
                 raise ConfigError(f"elements: {element!r} is no chemical element")
@@ -270,10 +274,7 @@ class SymmetryFunctions:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        return {
-            "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_help},
-        }
+        return settings_of(self)
 
     @cached_property
     def cutoff(self) -> float:

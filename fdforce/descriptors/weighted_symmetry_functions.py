@@ -10,7 +10,11 @@ from functools import cached_property
 import numpy as np
 from ase.data import atomic_numbers
 
-from fdforce.descriptors.features import compute_features
+from fdforce.descriptors.features import (
+    check_elements,
+    compute_features,
+    settings_of,
+)
 from fdforce.descriptors.symmetry_functions import Program, gaussian, power
 from fdforce.errors import ConfigError
 
@@ -85,8 +89,7 @@ class WeightedSymmetryFunctions:
         self._check()
 
     def _check(self):
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ConfigError(f"elements = {list(self.elements)}: name every element once")
+        check_elements(self.elements)
         for element in self.elements:
             if not atomic_numbers.get(element):
                 raise ConfigError(f"elements: {element!r} is no chemical element")
@@ -107,10 +110,7 @@ class WeightedSymmetryFunctions:
     @property
     def settings(self) -> dict:
         """Arguments that make an equal descriptor."""
-        return {
-            "elements": list(self.elements),
-            **{name: getattr(self, name) for name in self.setting_help},
-        }
+        return settings_of(self)
 
     @property
     def n_features(self) -> int:

@@ -7,7 +7,6 @@ atom's element on its standardised features. Behler and Parrinello, Phys. Rev. L
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,7 +157,7 @@ class ElementalNetworks:
         for batch in batches:
             plain = np.zeros((n_elements, self.descriptor.n_features))
             features, _ = self.descriptor.forward(batch, plain, plain + 1, keep=False)
-            for z, rows in enumerate(_species_rows(batch)):
+            for z, rows in enumerate(batch.species_rows):
                 if rows.start == rows.stop:
                     continue
                 centred = features[rows] - origin.setdefault(z, features[rows].mean(axis=0))
@@ -280,8 +279,3 @@ class ElementalNetworks:
             batch.n_replicas, paired, batch.tiles, batch.tile_chunks, gradient,
         )  # fmt: skip
         return gradient.sum(axis=0)
-
-
-def _species_rows(batch):
-    starts = batch.species_start
-    return [slice(a, b) for a, b in itertools.pairwise(starts)]

@@ -77,7 +77,7 @@ class LinearModel(ElementalNetworks):
         scale = (self.feature_scale * self.scale).astype(dtype)
         for z in range(len(self.elements)):
             inside = batch.species == z
-            rows = slice(batch.species_start[z], batch.species_start[z + 1])
+            rows = batch.species_rows[z]
             if not inside.any():
                 continue
             energy[:, z, :-1] = np.add.reduceat(np.where(inside[:, None], of_atom, 0), first)
