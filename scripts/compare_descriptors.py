@@ -1,12 +1,13 @@
 """Test errors of descriptors after the same time, on the same data.
 
-    python scripts/compare_descriptors.py 60 out.json NAME=TRAIN[,TEST] ... -- chebyshev ...
+    python scripts/compare_descriptors.py 60 out.json NAME=TRAIN[,TEST] ... [--descriptors A ...]
 
 For every data set and descriptor one `fdforce fit` with default networks and the given number of
 seconds; a data set without a test file gives 10 % of its structures for one. Prints a table and
 writes JSON. Run on a quiet machine.
 """
 
+import argparse
 import datetime
 import json
 import platform
@@ -51,16 +52,22 @@ def measure(train, test, seconds, descriptor, settings):
 
 
 def main():
-    arguments, _, chosen = " ".join(sys.argv[1:]).partition(" -- ")
-    seconds, out, *sets = arguments.split()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seconds", type=float, help="of each fit")
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("sets", nargs="+", metavar="NAME=TRAIN[,TEST]")
+    parser.add_argument(
+        "--descriptors", nargs="+", default=DESCRIPTORS, metavar="NAME[:key=value,...]"
+    )
+    arguments = parser.parse_args()
     rows = []
     print(f"{'data':12}{'descriptor':24}{'features':>9}{'epochs':>8}{'meV/atom':>10}"
           f"{'eV/Å':>9}{'train':>9}{'E+F µs':>9}{'grad µs':>9}")  # fmt: skip
-    for one in sets:
+    for one in arguments.sets:
         name, _, files = one.partition("=")
         train, _, test = files.partition(",")
-        for text in chosen.split() or DESCRIPTORS:
-            row = {"data": name, **measure(train, test, float(seconds), *parse(text))}
+        for text in arguments.descriptors:
+            row = {"data": name, **measure(train, test, arguments.seconds, *parse(text))}
             rows.append(row)
             print(
                 f"{name:12}{text[:23]:24}{row['n_features']:9}{row['epochs']:8}"
@@ -69,9 +76,9 @@ def main():
                 f"{row['gradient_us_per_atom']:9.1f}",
                 flush=True,
             )
-    Path(out).write_text(json.dumps({
+    arguments.out.write_text(json.dumps({
         "command": f"python scripts/compare_descriptors.py {' '.join(map(short, sys.argv[1:]))}",
-        "date": datetime.date.today().isoformat(), "seconds_each": float(seconds),
+        "date": datetime.date.today().isoformat(), "seconds_each": arguments.seconds,
         "machine": {"cpu": processor(), "system": platform.system()},
         "versions": {name: installed(name) for name in ("numpy", "numba", "fdforce")},
         "rows": rows,
