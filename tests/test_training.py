@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fdforce.config import default_config, override
+from fdforce.data_set import DataSet, residual_target
 from fdforce.descriptors import Chebyshev
 from fdforce.epsilon import Monitor
 from fdforce.errors import ConfigError, TrainingError
@@ -17,7 +18,7 @@ from fdforce.problem import keep_forces
 from fdforce.reference_energies import reference_energies
 from fdforce.schedules import SCHEDULES
 from fdforce.structures import read_structures
-from fdforce.training import COLUMNS, DataSet, Trainer, residual_target
+from fdforce.training import COLUMNS, Trainer
 
 
 @pytest.fixture(scope="module")
