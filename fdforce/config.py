@@ -159,7 +159,9 @@ class OptimizerConfig:
     l2: float = _key(0.0, "penalty l2/2 |theta|^2 added to the loss", minimum=0)
     beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
-    covariance: str = _key("layer", "kalman: blocks of the covariance", choices=("layer", "full"))
+    covariance: str = _key(
+        "layer", "kalman: blocks of the covariance", choices=("unit", "layer", "full")
+    )
     projection: str = _key(
         "error", "kalman: direction", choices=("error", "sign", "random", "separate")
     )

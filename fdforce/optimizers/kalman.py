@@ -17,9 +17,6 @@ import numpy as np
 RISE = 0.9987
 """lambda <- RISE lambda + 1 - RISE after every update (arXiv:2212.06989, table 1)."""
 
-BLOCK = 3000
-"""Parameters of a block, at most: one update of such a block takes as long as a batch."""
-
 
 def init(theta, layers, settings) -> dict:
     """State for parameters of shape (P,) that hold matrices of these shapes.
@@ -36,13 +33,17 @@ def init(theta, layers, settings) -> dict:
     dict
         ``ends`` of the blocks, their covariances in units of ``factor``, and lambda.
     """
-    sizes = [len(theta)] if settings.covariance == "full" else [m * n for m, n in layers]
-    parts = [len(part) for size in sizes for part in np.array_split(range(size), -(-size // BLOCK))]
+    order, sizes, begin = [], [], 0
+    for rows, columns in layers:
+        own = np.arange(begin, begin + rows * columns).reshape(rows, columns)
+        order.append(own.T.ravel())  # unit after unit
+        sizes += [rows] * columns if settings.covariance == "unit" else [rows * columns]
+        begin += rows * columns
     if settings.covariance == "full":
-        parts = sizes
-    state = {f"block_{k}": np.eye(size) for k, size in enumerate(parts)}
-    return state | {
-        "ends": np.cumsum(parts), "factor": np.ones(len(parts)),
+        sizes = [begin]
+    return {
+        **{f"block_{k}": np.eye(size) for k, size in enumerate(sizes)},
+        "order": np.concatenate(order), "ends": np.cumsum(sizes), "factor": np.ones(len(sizes)),
         "forgetting": np.array([settings.forgetting]),
     }  # fmt: skip
 
@@ -71,19 +72,26 @@ def update(theta, slope, innovation, state, rate, settings):
 
     ends, factor, forgetting = state["ends"], state["factor"], state["forgetting"]
     parts = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    slope = slope[state["order"]]
     projected = [
         factor[k] * dsymv(1.0, state[f"block_{k}"].T, slope[part])
         for k, part in enumerate(parts)
     ]  # fmt: skip
-    shares = [slope[part] @ v for part, v in zip(parts, projected, strict=True)]
-    total = forgetting[0] * settings.noise + sum(shares)
-    theta = theta.copy()
-    for k, (part, v) in enumerate(zip(parts, projected, strict=True)):
-        theta[part] += (rate * innovation / total) * v
+    gain = np.concatenate(projected)
+    total = forgetting[0] * settings.noise + slope @ gain
+    for k, v in enumerate(projected):
         _downdate(state[f"block_{k}"], v, 1 / (total * factor[k]))
         factor[k] /= forgetting[0]
     forgetting[0] = RISE * forgetting[0] + 1 - RISE
+    theta = theta.copy()
+    theta[state["order"]] += (rate * innovation / total) * gain
     return theta
+
+
+def covariance(state, k: int) -> np.ndarray:
+    """Block k of P."""
+    upper = np.triu(state[f"block_{k}"].T)
+    return state["factor"][k] * (upper + np.triu(upper, 1).T)
 
 
 def _downdate(block, v, weight):
