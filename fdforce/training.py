@@ -14,11 +14,12 @@ from fdforce.config import Config
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, labels_of, summarise, take
-from fdforce.gradient import loss_gradient
 from fdforce.losses import Target
+from fdforce.mixed_batches import force_aware_gradient
 from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.optimizers import OPTIMIZERS
 from fdforce.schedules import SCHEDULES
+from fdforce.selection import ForceDraw
 from fdforce.structures import Structures
 
 EXPLODED = 1e6
@@ -147,8 +148,7 @@ class Trainer:
     train : DataSet
     valid : DataSet or None
         The best model is that of the least validation loss (training loss without it).
-    loss : callable
-        ``loss(batch, energy, forces, virial, target)``.
+    loss : WeightedLoss
     config : Config
     threads : int
     log : callable
@@ -167,7 +167,8 @@ class Trainer:
     ):
         if not config.training.epochs and not config.training.max_time:
             raise ConfigError("training.epochs = 0 needs training.max_time, or the run never ends")
-        self.model, self.train, self.valid, self.loss = model, train, valid, loss
+        self._draw = ForceDraw(train, config)
+        self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
         self.optimizer = self._find_optimizer()
         self.schedule = SCHEDULES[config.training.schedule]
@@ -236,17 +237,18 @@ class Trainer:
         new = copy.copy(old)
         new.optimizer = {key: value.copy() for key, value in old.optimizer.items()}
         self.model.theta, monitor = old.theta, Monitor(old.reference)
+        self.train = self._draw(old.epoch)
         sums, total, seen, rate = {}, 0.0, 0, 0.0
         batches, factor = self._batches(old.epoch), self._schedule()
         for number, indices in enumerate(batches):
-            batch, target = self.train.batch(indices, self.threads)
-            step = loss_gradient(
-                self.model, batch, lambda *result, t=target: self.loss(*result, t),
+            share = self._share(number / len(batches))
+            step = force_aware_gradient(
+                self.model, self.train, indices, self.loss.at(share), self.threads,
                 epsilon=old.epsilon, stencil=config.finite_difference.stencil,
                 length_scale=config.finite_difference.length_scale,
             )  # fmt: skip
             self._check(step, indices)
-            rate = config.optimizer.learning_rate * factor(self._share(number / len(batches)))
+            rate = config.optimizer.learning_rate * factor(share)
             self.model.theta = self.optimizer.update(
                 self.model.theta,
                 self._clipped(step.gradient),
@@ -255,8 +257,9 @@ class Trainer:
                 config.optimizer,
             )
             monitor.add(step)
-            total, seen = total + step.loss * len(indices), seen + len(indices)
-            _accumulate(sums, step.details["terms"].errors)
+            terms = step.details["terms"]
+            total, seen = total + self.loss.total(terms) * len(indices), seen + len(indices)
+            _accumulate(sums, terms.errors)
             if config.training.max_time and self.elapsed > config.training.max_time:
                 break
         new.theta, new.epoch = self.model.theta, old.epoch + 1

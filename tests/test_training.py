@@ -13,9 +13,9 @@ from fdforce.examples import example_files
 from fdforce.losses import SquaredLoss
 from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
-from fdforce.problem import keep_forces
 from fdforce.reference_energies import reference_energies
 from fdforce.schedules import SCHEDULES
+from fdforce.selection import select_forces
 from fdforce.structures import read_structures
 from fdforce.training import COLUMNS, DataSet, Trainer, residual_target
 
@@ -170,7 +170,7 @@ def test_monitor_sums_over_structures():
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_force_fraction_keeps_whole_structures(data, fraction):
     train = data[0]
-    target = keep_forces(train.target, train.structures, fraction, seed=2)
+    target = select_forces(train.target, train.structures, fraction, "structures", seed=2)
     kept = ~np.isnan(target.forces).reshape(len(train), -1)
     assert set(kept.sum(axis=1)) <= {0, kept.shape[1]}
     assert kept.all(axis=1).sum() == round(fraction * len(train))
