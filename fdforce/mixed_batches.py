@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdforce.batch import Batch, make_batch
+from fdforce.batch import Batch, atoms_of, make_batch
+from fdforce.evaluation import take
 from fdforce.gradient import GradientStep, loss_gradient
 
 
@@ -38,28 +39,42 @@ def force_aware_gradient(model, data, indices, loss, n_chunks: int = 1, **option
     GradientStep
         Its forces are 0 where they were not needed.
     """
-    batch, target = data.batch(indices, n_chunks)
-    moves = with_force_labels(target, batch)
-    evaluated = batch
-    if not moves.all():
-        indices = np.asarray(indices)
-        moving, still = (
-            make_batch(data.structures, data.pairs, part, n_chunks=n_chunks) if len(part) else None
-            for part in (indices[moves], indices[~moves])
-        )
-        # the mark of a displaced batch says that forces will not be asked for
-        evaluated = MixedBatch(batch, moves, moving, replace(still, displacement=True))
-        model = MixedModel(model)
-    return loss_gradient(
-        model, evaluated, lambda _, *result: loss(batch, *result, target), **options
-    )
+    structures, indices = data.structures, np.asarray(indices)
+    target = take(data.target, structures, indices)
+    moves = with_force_labels(target, structures.counts[indices])
+    if moves.all():
+        batch = make_batch(structures, data.pairs, indices, n_chunks=n_chunks)
+    else:
+        batch, model = make_mixed_batch(data, indices, moves, n_chunks), MixedModel(model)
+    return loss_gradient(model, batch, lambda *result: loss(*result, target), **options)
 
 
-def with_force_labels(target, batch) -> np.ndarray:
+def with_force_labels(target, counts) -> np.ndarray:
     """Whether a structure has a force or a stress label, shape (S,)."""
     of_atoms = ~np.isnan(target.forces).all(axis=1)
     of_cells = ~np.isnan(target.virial).all(axis=(1, 2))
-    return np.logical_or.reduceat(of_atoms, batch.offsets[:-1]) | of_cells
+    return np.logical_or.reduceat(of_atoms, np.cumsum(counts) - counts) | of_cells
+
+
+def make_mixed_batch(data, indices, moves, n_chunks: int = 1) -> MixedBatch:
+    """Structures of a data set in two parts, those in `moves` (S,) and the others."""
+    structures, pairs = data.structures, data.pairs
+    offsets, atoms = atoms_of(structures.offsets, indices)
+    moving, still = (
+        make_batch(structures, pairs, part, n_chunks=n_chunks) if len(part) else None
+        for part in (indices[moves], indices[~moves])
+    )
+    return MixedBatch(
+        offsets=offsets,
+        structure=np.repeat(np.arange(len(indices)), np.diff(offsets)),
+        species=structures.species[atoms],
+        volumes=structures.volumes[indices],
+        cutoff=pairs.cutoff,
+        moves=moves,
+        moving=moving,
+        # the mark of a displaced batch says that forces will not be asked for
+        still=replace(still, displacement=True),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +83,8 @@ class MixedBatch:
 
     Attributes
     ----------
-    whole : Batch
+    offsets, structure, species, volumes, cutoff
+        Of the whole batch, as in `Batch`.
     moves : ndarray, shape (S,)
         Which structures are in `moving`.
     moving : Batch or None
@@ -77,28 +93,25 @@ class MixedBatch:
     displacement : bool
     """
 
-    whole: Batch
+    offsets: np.ndarray
+    structure: np.ndarray
+    species: np.ndarray
+    volumes: np.ndarray
+    cutoff: float
     moves: np.ndarray
     moving: Batch | None
     still: Batch
     displacement: bool = False
 
     @property
-    def structure(self) -> np.ndarray:
-        return self.whole.structure
-
-    @property
-    def cutoff(self) -> float:
-        return self.whole.cutoff
-
-    @property
-    def moving_atoms(self) -> np.ndarray:
-        return self.moves[self.structure]
+    def counts(self) -> np.ndarray:
+        """Atoms of each structure, shape (S,)."""
+        return np.diff(self.offsets)
 
     def displaced(self, direction, eta, strain=None) -> MixedBatch:
         """Replicas of the part that moves; see `Batch.displaced`."""
         moving = self.moving.displaced(
-            direction[self.moving_atoms],
+            direction[self.moves[self.structure]],
             np.atleast_2d(eta)[:, self.moves],
             None if strain is None else strain[self.moves],
         )
@@ -142,7 +155,8 @@ class MixedModel:
         forces = np.zeros((len(batch.structure), 3))
         virial = np.zeros((len(batch.moves), 3, 3))
         if state.moving is not None:
-            forces[batch.moving_atoms], virial[batch.moves] = self.model.forces(state.moving)
+            moving_atoms = batch.moves[batch.structure]
+            forces[moving_atoms], virial[batch.moves] = self.model.forces(state.moving)
         return forces, virial
 
     def gradient(self, state: MixedState, weights):
