@@ -15,7 +15,7 @@ from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, labels_of, summarise, take
 from fdforce.losses import Target
-from fdforce.mixed_batches import force_aware_gradient
+from fdforce.mixed_batches import force_aware_gradient, with_force_labels
 from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.optimizers import OPTIMIZERS
 from fdforce.schedules import SCHEDULES
@@ -356,10 +356,11 @@ class Trainer:
 
     def _choose_epsilon(self) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
-        indices = np.arange(len(self.train))
+        displaced = with_force_labels(self.train.target, self.train.structures.counts)
+        indices = np.flatnonzero(displaced) if displaced.any() else np.arange(len(self.train))
         if len(indices) > SCAN_STRUCTURES:
             rng = np.random.default_rng(self.config.training.seed)
-            indices = rng.choice(len(indices), SCAN_STRUCTURES, replace=False)
+            indices = rng.choice(indices, SCAN_STRUCTURES, replace=False)
         batch, target = self.train.batch(indices, self.threads)
         settings = self.config.finite_difference
         try:

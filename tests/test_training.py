@@ -9,6 +9,7 @@ from fdforce.config import default_config, override
 from fdforce.descriptors import Chebyshev
 from fdforce.epsilon import Monitor
 from fdforce.errors import ConfigError, TrainingError
+from fdforce.evaluation import take
 from fdforce.examples import example_files
 from fdforce.losses import SquaredLoss
 from fdforce.models import ElementalNetworks
@@ -128,6 +129,19 @@ def test_epsilon_is_chosen_again_when_the_defect_drifts(data):
     assert column(progress, "epsilon")[0] == 1e-3
     assert column(progress, "epsilon")[1] < 1e-4
     assert any("epsilon chosen again: 1.0e-03 -> " in line for line in lines)
+
+
+def test_epsilon_is_chosen_on_structures_with_forces(data):
+    """The scan takes 32 structures; with forces of one in a hundred it must not miss them."""
+    train = data[0]
+    many = np.resize(np.arange(len(train)), 100)
+    structures = train.structures.select(many)
+    wide = DataSet(structures, take(train.target, train.structures, many),
+                   build_pairs(structures, 3.5))  # fmt: skip
+    for seed in range(4):
+        tables = {"training": {"epochs": 1, "seed": seed}, "loss": {"force_fraction": 0.01}}
+        run = trainer((wide, None), **tables)
+        assert run._choose_epsilon() != 1e-5  # what is taken where nothing can be displaced
 
 
 def test_a_given_epsilon_is_kept(data):
