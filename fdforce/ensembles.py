@@ -103,7 +103,8 @@ class _EnsembleRun:
     """An ensemble in its run directory."""
 
     def __init__(self, config, directory, processes, log, started):
-        self.config, self.directory, self.processes = config, directory, max(processes, 1)
+        self.config, self.directory = config, directory
+        self.processes = min(max(processes, 1), config.training.ensemble)
         self.log_line = log
         self.parts = read_parts(_undivided(config))
         log(summary(self.parts))
@@ -172,8 +173,8 @@ class _EnsembleRun:
             except (ConfigError, DataError):
                 raise  # no other member would fare better
             except FdforceError as problem:
-                failed[number] = str(problem)
-                self.log(f"member {number} failed: {problem}")
+                failed[number] = _one_line(problem)
+                self.log(f"member {number} failed: {failed[number]}")
         return failed
 
     def train_side_by_side(self) -> dict:
@@ -294,6 +295,10 @@ def train_member(
     return fit(resume=home, threads=threads, max_time=max_time, **kept, **callbacks)
 
 
+def _one_line(problem) -> str:
+    return " ".join(str(problem).split())
+
+
 def _undivided(config: Config) -> Config:
     """The configuration without a fraction for validation, which every member takes by itself."""
     if not isinstance(config.data.valid, float):
@@ -383,11 +388,10 @@ def member_process() -> None:
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except FdforceError as problem:
-        log(" ".join(str(problem).split()))
+        log(_one_line(problem))
         sys.exit(1)
     except Exception as problem:
-        what = " ".join(str(problem).split())
-        log(f"internal error: {type(problem).__name__}: {what:.300}")
+        log(f"internal error: {type(problem).__name__}: {_one_line(problem):.300}")
         sys.exit(1)
 
 

@@ -208,7 +208,7 @@ class ElementalNetworks:
         from fdforce.kernels.cpu.networks import networks_forward
 
         n_hidden = batch.n_atoms * sum(self.hidden)
-        hidden, slopes = np.empty((2, n_hidden), features.dtype)
+        hidden, slopes = (np.empty(n_hidden, features.dtype) for _ in range(2))
         output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
         networks_forward(
             features, self.theta.astype(features.dtype, copy=False), self.widths,
