@@ -195,6 +195,26 @@ class Config:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """A search (`fdforce search`): the table [search] besides its ranges."""
+
+    trials: int = _key(27, "combinations of values in the first round", minimum=1)
+    factor: int = _key(
+        3, "a share 1/factor goes on to the next round, with factor times the budget", minimum=2
+    )
+    rounds: int = _key(0, "rounds; 0 = until one trial is left", minimum=0)
+    budget: float = _key(0.0, "seconds of a trial of the last round", minimum=0)
+    budget_epochs: int = _key(0, "epochs of a trial of the last round, instead", minimum=0)
+    objective: str | dict[str, float] = _key(
+        "valid_loss",
+        "what is minimised on the validation data, or a table of factors of such errors",
+        choices=("valid_loss", "energy_rmse", "force_rmse", "stress_rmse"),
+        minimum=0,
+    )
+    seed: int = _key(0, "seed of the values that are tried", minimum=0)
+
+
 #: table name -> {key name -> dataclasses.Field}; a field's metadata holds help, choices and range.
 #: [model] has the keys of the default descriptor here; see `model_config`.
 TABLES = {
@@ -353,6 +373,20 @@ def override(
     config = dataclasses.replace(config, **tables)
     _check_together(config, where)
     return config
+
+
+def search_config(values: Mapping[str, Any], where: str = "configuration") -> SearchConfig:
+    """The table [search], without its ranges, checked and completed with the defaults.
+
+    Raises
+    ------
+    ConfigError
+        A key or value is not valid.
+    """
+    keys = keys_of(SearchConfig)
+    return SearchConfig(
+        **{key: _checked("search", keys, key, value, where) for key, value in values.items()}
+    )
 
 
 def _with_keys_of(settings, descriptor):
@@ -603,6 +637,8 @@ def _unknown_table(table):
     homes = [home for home in TABLES if table in TABLES[home]]
     if homes:
         return f"{table} is outside its table; it belongs below [{homes[0]}]"
+    if table == "search":
+        return "[search] belongs to `fdforce search`; run that, or take the table out"
     return f"unknown table [{table}]{_nearest(table, TABLES, '[{}]') or _list('tables', TABLES)}"
 
 
@@ -691,6 +727,12 @@ def to_toml(config: Config, comments: bool = False) -> str:
         blocks.append("\n".join(lines) + "\n")
     title = "# Settings of `fdforce fit`. Every key may be left out.\n\n" if comments else ""
     return title + "\n".join(blocks)
+
+
+def toml_table(name: str, values: Mapping[str, Any]) -> str:
+    """A table of TOML with a line for each key."""
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines]) + "\n"
 
 
 def _comment(field):

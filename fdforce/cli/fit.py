@@ -1,14 +1,12 @@
 """``fdforce fit``."""
 
-import contextlib
-import signal
-import threading
 from pathlib import Path
 
 import click
 
 from fdforce.cli.messages import error_table
 from fdforce.cli.options import command, set_option
+from fdforce.cli.termination import termination_as_interrupt
 from fdforce.examples import EXAMPLES
 
 
@@ -153,7 +151,7 @@ def _run(config, changes, out, resume):
     # resolved here as well, for what the progress line has to know
     resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
     printer = EpochPrinter(resolved.training.epochs, resolved.training.max_time)
-    with _termination_as_interrupt():
+    with termination_as_interrupt():
         try:
             result = fit(
                 config, out=out, resume=resume, log=printer.log, on_epoch=printer,
@@ -164,23 +162,6 @@ def _run(config, changes, out, resume):
         finally:
             printer.finish()
     _report(result)
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt():
-    """SIGTERM, as queueing systems send it, ends a run like Ctrl-C: with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _report(result):
