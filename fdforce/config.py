@@ -172,6 +172,10 @@ class TrainingConfig:
         20, "schedule plateau: epochs without improvement before a reduction", minimum=1
     )
     plateau_factor: float = _key(0.5, "schedule plateau: factor of a reduction", above=0, below=1)
+    start_from: str = _key("", 'model file to start from, whose [model] is kept; "" = a new model')
+    frozen_layers: int = _key(
+        0, "first layers of the networks that keep their parameters", minimum=0
+    )
     seed: int = _key(0, "seed of every random choice", minimum=0)
     threads: int = _key(0, "CPU threads; 0 = all cores", minimum=0)
     device: str = _key("cpu", "where kernels run", choices=("cpu", "cuda"))
@@ -444,13 +448,18 @@ def absolute_paths(config: Config, folder: str | os.PathLike = "") -> Config:
     def absolute(value):
         if isinstance(value, list):
             return [absolute(item) for item in value]
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
         return value
 
     names = [name for name, key in TABLES["data"].items() if key.metadata.get("files")]
     changes = {name: absolute(getattr(config.data, name)) for name in names}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+    start = absolute(config.training.start_from)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **changes),
+        training=dataclasses.replace(config.training, start_from=start),
+    )
 
 
 def merge_overrides(overrides: Iterable[str]) -> dict[str, dict[str, Any]]:

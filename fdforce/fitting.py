@@ -33,7 +33,7 @@ from fdforce.config import (
 from fdforce.direct_fit import DirectFit
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import evaluate, groups
-from fdforce.model_file import damaged, make_model, model_contents, save_model
+from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.problem import (
     add_baseline,
@@ -52,6 +52,7 @@ from fdforce.reference_energies import reference_energies
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
+from fdforce.transfer import set_on_purpose, shifted_references, with_model_of_start
 
 RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
 """Keys of [training] that a resumed run may change."""
@@ -182,7 +183,7 @@ class _Run:
         if valid is not None:
             valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
-        if checkpoint is None:
+        if checkpoint is None and not config.training.start_from:
             bare.scale = self.model.scale = output_scale(train_set)
             moderate(bare, train_set, loss_of(config, train_set), config)
             self.model.theta = bare.theta.copy()
@@ -220,6 +221,9 @@ class _Run:
             }  # fmt: skip
             with damaged(self.directory / "checkpoint.npz", CheckpointError):
                 return make_model(header["model"], arrays)
+        settings = self.config.training
+        if settings.start_from:
+            return load_model(settings.start_from, precision=settings.precision)
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):
@@ -227,12 +231,28 @@ class _Run:
         from fdforce.batch import make_batch
 
         config, model = self.config, self.model
-        model.reference_energies = reference_energies(
-            train, config.data.reference_energies, self.parts.isolated
-        )
+        kind = config.data.reference_energies
+        if config.training.start_from:
+            self._prepare_start(train, pairs, kind)
+            return
+        model.reference_energies = reference_energies(train, kind, self.parts.isolated)
         add_baseline(config, model, train, pairs)
         model.standardise(
             make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
+        )
+
+    def _prepare_start(self, train, pairs, kind):
+        """Reference energies for the new data; all else is that of the model."""
+        model = self.model
+        before = model.reference_energies
+        if kind == "fit":
+            model.reference_energies = shifted_references(model, train, pairs, self.threads)
+        else:
+            model.reference_energies = reference_energies(train, kind, self.parts.isolated)
+        shifts = zip(model.elements, model.reference_energies - before, strict=True)
+        self.log(
+            f"starts from {self.config.training.start_from}; reference energies of the new data, "
+            f"shifts: {', '.join(f'{element} {shift:+.4f}' for element, shift in shifts)} eV"
         )
 
     def _resume(self, checkpoint):
@@ -343,7 +363,7 @@ def configure(config, settings: dict) -> Config:
     ------
     ConfigError
     """
-    names_epochs = _names_epochs(config)
+    names_epochs, given = _names_epochs(config), _given_model(config)
     if config is None:
         config = default_config()
     elif isinstance(config, str | os.PathLike):
@@ -356,7 +376,15 @@ def configure(config, settings: dict) -> Config:
     if config.training.max_time and not epochs_given:
         # a budget in seconds alone: as many epochs as it allows
         config = override(config, {"training": {"epochs": 0}})
-    return absolute_paths(config)
+    return with_model_of_start(absolute_paths(config), {**given, **changes.get("model", {})})
+
+
+def _given_model(config) -> dict:
+    """The keys of [model] that a configuration sets."""
+    if isinstance(config, Config):
+        return set_on_purpose(config)
+    tables = read_toml(config) if isinstance(config, str | os.PathLike) else config or {}
+    return tables.get("model", {})
 
 
 def _names_epochs(config) -> bool:

@@ -37,6 +37,7 @@ from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.problem import fingerprint, read_parts
 from fdforce.search_ranges import draw_trials, read_ranges, with_values
 from fdforce.threads import available_cores
+from fdforce.transfer import with_model_of_start
 from fdforce.trials import ERRORS, Processes
 
 FORMAT = "fdforce search"
@@ -178,10 +179,17 @@ def _read(config, overrides) -> tuple[Config, SearchConfig, list, str]:
     own |= changes.pop("search", {})
     if changes:
         base = absolute_paths(override(base, changes, where="--set"))
+    given = {**tables.get("model", {}), **changes.get("model", {})}
+    base = with_model_of_start(base, given)
     settings = search_config({k: v for k, v in own.items() if k != "ranges"}, where)
     _check_together(settings, where)
     ranges = read_ranges(own.get("ranges"), base, where)
     _check_objective(settings, ranges, where)
+    model = [r.key for r in ranges if r.key.startswith("model.")]
+    if base.training.start_from and model:
+        raise ConfigError(
+            f"{where}: search.ranges: {model[0]} is that of training.start_from; leave one out"
+        )
     tables = {"search": vars(settings), "search.ranges": own["ranges"]}
     text = "\n".join([to_toml(base), *(toml_table(*table) for table in tables.items())])
     return base, settings, ranges, text

@@ -20,6 +20,7 @@ from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.optimizers import OPTIMIZERS
 from fdforce.schedules import SCHEDULES
 from fdforce.structures import Structures
+from fdforce.transfer import frozen
 
 EXPLODED = 1e6
 """A loss so many times the first one (or 1) stops the run."""
@@ -173,6 +174,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.training.schedule]
         self.progress = Progress(model.theta.copy(), self._initial_state())
         self.progress.best_theta = model.theta.copy()
+        self.frozen = frozen(model, config.training.frozen_layers)
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
 
@@ -247,13 +249,14 @@ class Trainer:
             )  # fmt: skip
             self._check(step, indices)
             rate = config.optimizer.learning_rate * factor(self._share(number / len(batches)))
-            self.model.theta = self.optimizer.update(
+            updated = self.optimizer.update(
                 self.model.theta,
-                self._clipped(step.gradient),
+                self._clipped(np.where(self.frozen, 0.0, step.gradient)),
                 new.optimizer,
                 rate,
                 config.optimizer,
             )
+            self.model.theta = np.where(self.frozen, self.model.theta, updated)
             monitor.add(step)
             total, seen = total + step.loss * len(indices), seen + len(indices)
             _accumulate(sums, step.details["terms"].errors)

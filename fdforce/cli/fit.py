@@ -34,6 +34,9 @@ from fdforce.examples import EXAMPLES
     help="Test data, evaluated at the end alone: a file or a fraction; files may be repeated.",
 )
 @click.option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE by default.")
+@click.option(
+    "--start-from", metavar="MODEL", help="Start from this model.npz and keep its table [model]."
+)
 @click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training structures.")
 @click.option(
     "--max-time",
