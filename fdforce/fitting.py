@@ -52,7 +52,12 @@ from fdforce.reference_energies import reference_energies
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
-from fdforce.transfer import set_on_purpose, shifted_references, with_model_of_start
+from fdforce.transfer import (
+    begin_unseen_elements,
+    set_on_purpose,
+    shifted_references,
+    with_model_of_start,
+)
 
 RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
 """Keys of [training] that a resumed run may change."""
@@ -232,17 +237,19 @@ class _Run:
 
         config, model = self.config, self.model
         kind = config.data.reference_energies
+        batches = (
+            make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
+        )
         if config.training.start_from:
-            self._prepare_start(train, pairs, kind)
+            begin_unseen_elements(model, batches, config.training.seed)
+            self._refer_start(train, pairs, kind)
             return
         model.reference_energies = reference_energies(train, kind, self.parts.isolated)
         add_baseline(config, model, train, pairs)
-        model.standardise(
-            make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
-        )
+        model.standardise(batches)
 
-    def _prepare_start(self, train, pairs, kind):
-        """Reference energies for the new data; all else is that of the model."""
+    def _refer_start(self, train, pairs, kind):
+        """Reference energies of the new data for the model that the fit starts from."""
         model = self.model
         before = model.reference_energies
         if kind == "fit":

@@ -146,7 +146,7 @@ def search(
         raise ConfigError("one structure leaves none for validation, which a search needs")
     found = fingerprint(parts.train, parts.valid)
     if resume is None:
-        drawn = draw_trials(ranges, settings.trials, settings.seed)
+        drawn = draw_trials(ranges, settings.trials, settings.seed, base)
         directory = _new_directory(out, base)
         state = {"fingerprint": found, "trials": drawn, "results": []}
     elif state["fingerprint"] != found:

@@ -33,6 +33,9 @@ class Choice:
         """Number of different values."""
         return len(self.values)
 
+    def __contains__(self, value) -> bool:
+        return value in self.values
+
     def draw(self, rng: np.random.Generator):
         """A value, all equally likely."""
         return self.values[rng.integers(len(self.values))]
@@ -56,6 +59,9 @@ class Interval:
     def size(self) -> float:
         """Number of different values."""
         return self.high - self.low + 1 if self.integer else math.inf
+
+    def __contains__(self, value) -> bool:
+        return not isinstance(value, str) and self.low <= value <= self.high
 
     def draw(self, rng: np.random.Generator) -> float | int:
         """A value."""
@@ -105,8 +111,12 @@ def read_ranges(table: Any, config: Config, where: str) -> list[Choice | Interva
     return ranges
 
 
-def draw_trials(ranges: list[Choice | Interval], number: int, seed: int) -> list[dict]:
+def draw_trials(
+    ranges: list[Choice | Interval], number: int, seed: int, config: Config
+) -> list[dict]:
     """So many different combinations of values, a dict of key to value each.
+
+    The first one is that of the configuration itself, if it lies within the ranges.
 
     Raises
     ------
@@ -119,7 +129,9 @@ def draw_trials(ranges: list[Choice | Interval], number: int, seed: int) -> list
             f"search.trials = {number}: the ranges have {most:.0f} combinations; "
             "ask for fewer trials or give more choices"
         )
-    rng, trials = np.random.default_rng(seed), []
+    own = {r.key: _value(config, r.key) for r in ranges}
+    trials = [own] if all(own[r.key] in r for r in ranges) else []
+    rng = np.random.default_rng(seed)
     while len(trials) < number:
         values = {r.key: r.draw(rng) for r in ranges}
         if values not in trials:
@@ -134,6 +146,11 @@ def with_values(config: Config, values: Mapping[str, Any], where: str = "search"
         table, key = name.split(".", 1)
         changes.setdefault(table, {})[key] = value
     return override(config, changes, where=where)
+
+
+def _value(config, name):
+    table, key = name.split(".", 1)
+    return getattr(getattr(config, table), key)
 
 
 def _read_range(name, value, config, where):

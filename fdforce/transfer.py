@@ -72,15 +72,31 @@ def with_model_of_start(config: Config, given: Mapping) -> Config:
     if not path:
         return config
     described = override(config, {"model": _table(path)}, where=path)
-    for key in sorted(given, key=lambda name: name != "descriptor"):
-        mine = getattr(config.model, key)
-        theirs = getattr(described.model, key, "no such key")
-        if mine != theirs and not (key == "elements" and not mine):
+    given = {key: getattr(config.model, key) for key in given if key != "elements" or given[key]}
+    if given.get("descriptor", described.model.descriptor) != described.model.descriptor:
+        given = {"descriptor": given["descriptor"]}
+        changed = config
+    else:
+        changed = override(described, {"model": given}, where=f"training.start_from = {path}")
+    mine, theirs = _resolved(changed, described), _resolved(described, described)
+    for key, value in given.items():
+        if mine[key] != theirs[key]:
             raise ConfigError(
-                f"model.{key} = {mine!r}: training.start_from = {path} has {theirs!r}; "
-                f"leave model.{key} out, or train a new model"
+                f"model.{key} = {value!r:.60}: training.start_from = {path} has "
+                f"{theirs[key]!r:.60}; leave model.{key} out, or train a new model"
             )
     return described
+
+
+def _resolved(config: Config, described: Config) -> dict:
+    """The table [model] as a descriptor understands it: "auto" and one value for all spelt out."""
+    from fdforce.descriptors import DESCRIPTORS
+
+    table = vars(config.model)
+    family = DESCRIPTORS[config.model.descriptor]
+    own = {key: table[key] for key in family.setting_help}
+    spelt_out = family(elements=described.model.elements, **own).settings
+    return {**spelt_out, **table, **{key: spelt_out[key] for key in own}}
 
 
 def set_on_purpose(config: Config) -> dict:
@@ -136,3 +152,29 @@ def shifted_references(model, structures, pairs, threads: int) -> np.ndarray:
     missed = replace(structures, energies=structures.energies - predicted)
     occurs = structures.compositions.any(axis=0)
     return model.reference_energies + np.where(occurs, reference_energies(missed), 0.0)
+
+
+def begin_unseen_elements(model, batches, seed: int) -> None:
+    """Give elements that the model has by name alone a random network and features of mean 0.
+
+    They are those of ``model.elements`` that the data of the model did not have. Their parameters
+    have seen nothing but weight decay, and their features are not standardised.
+
+    Parameters
+    ----------
+    model : ElementalNetworks
+        `theta`, `feature_mean` and `feature_scale` are replaced.
+    batches : iterable of Batch
+        The new data.
+    seed : int
+        Of the parameters.
+    """
+    seen = model.feature_mean.any(axis=1)
+    if seen.all():
+        return
+    mean, scale = model.feature_mean, model.feature_scale
+    model.standardise(batches)
+    model.feature_mean = np.where(seen[:, None], mean, model.feature_mean)
+    model.feature_scale = np.where(seen[:, None], scale, model.feature_scale)
+    fresh = type(model)(model.descriptor, seed=seed, **model.settings).theta
+    model.theta = np.where(np.repeat(seen, len(fresh) // len(seen)), model.theta, fresh)

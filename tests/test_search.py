@@ -121,12 +121,24 @@ def test_integers_reach_both_ends(log):
 def test_all_combinations_of_choices_once():
     table = {"model.hidden": [[4], [8]], "optimizer.batch_size": {"low": 1, "high": 3}}
     ranges = read_ranges(table, default_config(), "here")
-    trials = draw_trials(ranges, 6, seed=1)
+    trials = draw_trials(ranges, 6, 1, default_config())
     assert sorted(str(t) for t in trials) == sorted(
         str({"model.hidden": h, "optimizer.batch_size": b}) for h in ([4], [8]) for b in (1, 2, 3)
     )
     with pytest.raises(ConfigError, match=r"search\.trials = 7: the ranges have 6 combinations"):
-        draw_trials(ranges, 7, seed=1)
+        draw_trials(ranges, 7, 1, default_config())
+
+
+@pytest.mark.parametrize(("high", "first"), [(0.1, True), (0.004, False)])
+def test_the_first_trial_is_the_configuration_itself(high, first):
+    config = config_from_dict({"optimizer": {"learning_rate": 0.005}})
+    table = {
+        "optimizer.learning_rate": {"low": 1e-3, "high": high},
+        "model.hidden": [[5], config.model.hidden],
+    }
+    trials = draw_trials(read_ranges(table, config, "here"), 4, 0, config)
+    own = {"optimizer.learning_rate": 0.005, "model.hidden": config.model.hidden}
+    assert [trial == own for trial in trials] == [first, False, False, False]
 
 
 def test_names_of_keys_without_quotes():

@@ -10,12 +10,14 @@ from click.testing import CliRunner
 import fdforce
 from fdforce.checkpoint import load_checkpoint
 from fdforce.cli import main
-from fdforce.config import load_config
+from fdforce.config import config_from_dict, load_config, override
+from fdforce.descriptors import DESCRIPTORS
 from fdforce.errors import ConfigError, DataError, ModelFileError
 from fdforce.examples import example_files
+from fdforce.problem import new_model
 from fdforce.search import search
 from fdforce.structure_files import read_file
-from fdforce.transfer import frozen
+from fdforce.transfer import frozen, set_on_purpose, with_model_of_start
 
 SMALL = {"valid": 0.2, "batch_size": 5, "threads": 1, "checkpoint_every": 1}
 STILL = 1e-9
@@ -134,20 +136,34 @@ def test_agreement_is_no_contradiction(data, model, tmp_path):
     start(data, model, tmp_path / "run", hidden=[6, 5], descriptor="chebyshev", elements=[])
 
 
-@pytest.mark.parametrize("descriptor", ["symmetry_functions", "bispectrum"])
-def test_models_of_other_families(data, tmp_path, descriptor):
-    """Their own keys come from the file, and a table that names the family alone agrees."""
-    settings = {"symmetry_functions": {"n_radial": 3, "n_angular": 1}, "bispectrum": {"twojmax": 2}}
-    keys = {**settings[descriptor], "quadratic": descriptor == "bispectrum"}
-    first = fdforce.fit(
-        train=data, out=tmp_path / "first", log=silent, descriptor=descriptor, epochs=1,
-        model={"kind": "linear"}, **keys, **SMALL,
-    )  # fmt: skip
-    path = tmp_path / "first" / "model.npz"
-    result = start(data, path, tmp_path / "run", learning_rate=STILL, descriptor=descriptor)
-    table = load_config(tmp_path / "run" / "config.toml").model
-    assert {key: getattr(table, key) for key in keys} == keys
-    np.testing.assert_allclose(result.model.theta, first.model.theta, atol=10 * STILL)
+@pytest.mark.parametrize("descriptor", DESCRIPTORS)
+def test_the_table_of_every_family(tmp_path, descriptor):
+    table = {
+        "kind": "linear", "descriptor": descriptor, "quadratic": descriptor == "bispectrum",
+        "baseline": "zbl_lammps", "baseline_inner": 3.0, "baseline_outer": 3.5,
+        "elements": ["Ti", "O"],
+    }  # fmt: skip
+    if descriptor == "bispectrum":
+        table["twojmax"] = 2
+    expected = config_from_dict({"model": table})
+    path = str(tmp_path / "model.npz")
+    fdforce.save_model(path, new_model(expected, table["elements"]))
+    plain = config_from_dict({"training": {"start_from": path}})
+    found = with_model_of_start(plain, {})
+    own = DESCRIPTORS[descriptor].setting_help
+    for key in set(vars(expected.model)) - set(own):
+        assert getattr(found.model, key) == getattr(expected.model, key)
+    # "auto" and one value for all elements are spelt out
+    first, second = (new_model(c, table["elements"]).descriptor for c in (expected, found))
+    assert first.settings == second.settings
+    # a complete configuration that says the same
+    same = override(expected, {"training": {"start_from": path}})
+    for config in (same, found):
+        assert with_model_of_start(config, set_on_purpose(config)).model == found.model
+        assert with_model_of_start(config, vars(config.model)).model == found.model
+    other = override(same, {"model": {"baseline_inner": 2.0}})
+    with pytest.raises(ConfigError, match=r"model\.baseline_inner = 2\.0: .* has 3\.0"):
+        with_model_of_start(other, set_on_purpose(other))
 
 
 def test_files_that_are_no_models(data, tmp_path):
@@ -176,6 +192,34 @@ def test_elements(frames, data, model, tmp_path):
     ase.io.write(path, fewer)
     with pytest.raises(DataError, match=r"atom 0 is N, which is not among the elements H, C, O"):
         start(str(path), model, tmp_path / "other")
+
+
+def test_elements_that_the_model_has_by_name_alone(frames, data, tmp_path):
+    without = [atoms.copy() for atoms in frames]
+    for atoms, original in zip(without, frames, strict=True):
+        atoms.symbols[atoms.symbols == "O"] = "C"
+        atoms.info["REF_energy"] = original.get_potential_energy()
+        atoms.arrays["REF_forces"] = original.get_forces()
+    path = tmp_path / "without.extxyz"
+    ase.io.write(path, without)
+    first = fdforce.fit(
+        train=str(path), out=tmp_path / "first", log=silent, elements=["H", "C", "O"],
+        hidden=[6], radial_order=4, angular_order=2, epochs=2, weight_decay=1.0, **SMALL,
+    ).model  # fmt: skip
+    result = start(
+        data, tmp_path / "first" / "model.npz", tmp_path / "run", learning_rate=STILL, seed=3
+    )
+    assert not first.feature_mean[2].any()
+    old, new = (model.theta.reshape(3, -1) for model in (first, result.model))
+    np.testing.assert_array_equal(result.model.feature_mean[:2], first.feature_mean[:2])
+    np.testing.assert_array_equal(result.model.feature_scale[:2], first.feature_scale[:2])
+    np.testing.assert_allclose(new[:2], old[:2], atol=10 * STILL)
+    assert result.model.feature_mean[2].all()
+    n_weights = 6 * result.model.descriptor.n_features
+    # of variance 1 / n_features, to five standard deviations of a variance: sqrt(2 / n) each
+    spread = np.var(new[2, :n_weights]) * result.model.descriptor.n_features
+    assert spread == pytest.approx(1.0, abs=5 * np.sqrt(2 / n_weights))
+    assert not np.allclose(new[2], old[2], rtol=0.1)
 
 
 # -- frozen layers ---------------------------------------------------------------------------------
