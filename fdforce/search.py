@@ -138,6 +138,8 @@ def search(
         directory = Path(resume)
         state = _read_state(directory)
         config = directory / "search.toml"
+    elif config is None:
+        raise ConfigError("give a configuration with a table [search], or a search to resume")
     base, settings, ranges, text = _read(config, overrides)
     if not base.data.valid:
         raise ConfigError("data.valid = 0: a search needs validation data; give a fraction or file")
@@ -173,10 +175,9 @@ def _read(config, overrides) -> tuple[Config, SearchConfig, list, str]:
     tables = dict(config)
     if not isinstance(tables.get("search"), dict):
         raise ConfigError(f"{where}: has no table [search]; `fdforce search --help` shows one")
-    own = tables.pop("search")
-    base = absolute_paths(config_from_dict(tables, where=where), folder)
     changes = merge_overrides(overrides)
-    own |= changes.pop("search", {})
+    own = {**tables.pop("search"), **changes.pop("search", {})}
+    base = absolute_paths(config_from_dict(tables, where=where), folder)
     if changes:
         base = absolute_paths(override(base, changes, where="--set"))
     given = {**tables.get("model", {}), **changes.get("model", {})}
@@ -352,7 +353,7 @@ class _Search:
 
     def _log_plan(self):
         unit = "epochs" if self.settings.budget_epochs else "seconds"
-        keys = ", ".join(self.state["trials"][0])
+        keys = ", ".join(key.split(".")[1] for key in self.state["trials"][0])
         self.log(f"minimises {_objective_text(self.settings.objective)} over {keys}")
         for k, this in enumerate(self.rounds):
             self.log(f"round {k}: trials {this.trials:4}, {unit} each {this.budget:.4g}")
@@ -373,7 +374,8 @@ class _Search:
             end += f"failed: {record['failure']}"
         else:
             end += f"objective {record['objective']:.4g}  {_errors(record)}"
-            end += f"  epochs {record['epochs']}"
+            if self.settings.budget:
+                end += f"  epochs {record['epochs']}"
         left = self._left(self.state["results"])
         self.log(f"{start}  {end}" + ("" if left is None else f"  {_clock(left)} left"))
 

@@ -53,12 +53,12 @@ def run_trial(text: str, directory, on_epoch=None) -> dict:
         return _failed(str(problem))
     except Exception as problem:  # whatever a combination of settings leads to
         return _failed(f"{type(problem).__name__}: {problem}")
-    loss = float(np.nanmin(result.history["valid_loss"]))
-    if not np.isfinite(loss):
+    losses = result.history["valid_loss"]
+    if not np.isfinite(losses).any():
         return _failed("the validation loss is not finite")
     errors = result.metrics["valid"]
     return {
-        "valid_loss": loss,
+        "valid_loss": float(np.nanmin(losses)),
         **{name: errors[name] for name in ERRORS},
         "epochs": len(result.history["epoch"]),
         "seconds": float(result.history["elapsed"][-1]),

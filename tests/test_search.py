@@ -206,6 +206,21 @@ def test_settings_that_are_refused(tables, tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_overrides_leave_the_tables_of_the_caller(tables, tmp_path):
+    changes = ["search.trials=1", "search.budget_epochs=2", "model.hidden=[3]"]
+    result = search(tables, out=tmp_path / "out", overrides=changes, log=silent)
+    assert result.rounds == [Round(1, 2)]
+    assert tables["search"]["trials"] == 5
+    assert load_config(result.directory / "best.toml").optimizer.batch_size == 5
+    with pytest.raises(ConfigError, match=r"--set: unknown key model\.hiden"):
+        search(tables, out=tmp_path / "b", overrides=["model.hiden=[3]"], log=silent)
+
+
+def test_nothing_to_search():
+    with pytest.raises(ConfigError, match="give a configuration"):
+        search()
+
+
 def test_no_validation_data_no_search(tables, tmp_path):
     tables["data"]["valid"] = 0
     with pytest.raises(ConfigError, match="needs validation data"):
@@ -411,6 +426,11 @@ def test_the_command(tables, whole, tmp_path):
     assert result.exit_code == 0, result.output
     assert "round 1  1/1  trial 00" in result.output
     assert f"next:\n  fdforce fit {out / 'best.toml'}" in result.output
+    lines = result.output.splitlines()
+    head = next(k for k, line in enumerate(lines) if line.startswith("rank"))
+    assert lines[head].split()[:5] == ["rank", "trial", "rate", "hidden", "objective"]
+    assert lines[head - 1].split() == ["learning", "energy", "force"]
+    assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["1", "2"]
     result = run("search", "--resume", out, "--json")
     found = json.loads(result.stdout[result.stdout.index("{") :])
     assert [row["rank"] for row in found["trials"]] == [1, 2]

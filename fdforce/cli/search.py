@@ -79,12 +79,14 @@ def search(config, out, processes, overrides, as_json, resume):
 
 
 def _table(rows) -> str:
-    keys = list(rows[0]["values"])
-    head = ["rank", "trial", *(key.split(".")[1] for key in keys)]
-    head += ["objective", "energy (meV/atom)", "force (meV/Å)", "seconds", "round"]
-    lines = [head, *(_cells(row) for row in rows)]
+    names = [key.split(".")[1].rpartition("_") for key in rows[0]["values"]]
+    above = ["", "", *(name[0] for name in names), "", "energy", "force", "", ""]
+    head = ["rank", "trial", *(name[2] for name in names)]
+    head += ["objective", "meV/atom", "meV/Å", "seconds", "round"]
+    lines = [above, head, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join("  ".join(f"{c:>{w}}" for c, w in zip(line, widths)) for line in lines)
+    rows = ("  ".join(f"{c:>{w}}" for c, w in zip(line, widths)) for line in lines)
+    return "\n".join(row.rstrip() for row in rows)
 
 
 def _cells(row):
