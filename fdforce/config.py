@@ -142,15 +142,32 @@ class FiniteDifferenceConfig:
 class OptimizerConfig:
     """How parameters follow from gradients."""
 
-    name: str = _key("adam", "optimizer; least_squares solves model.kind linear at once")
+    name: str = _key("adamw", "optimizer; least_squares solves model.kind linear at once")
     ridge: float = _key(
         0.0, "least_squares: penalty of large coefficients, relative to the data", minimum=0
     )
-    learning_rate: float = _key(0.006, "learning rate at the start of the schedule", above=0)
+    learning_rate: float | str = _key(
+        "auto", "learning rate at the start of the schedule", above=0, choices=("auto",)
+    )
     batch_size: int = _key(16, "structures in a batch", minimum=1)
-    weight_decay: float = _key(0.03, "decay of the weights", minimum=0)
+    weight_decay: float | str = _key(
+        "auto",
+        "decoupled decay: a step takes learning rate * decay of theta",
+        minimum=0,
+        choices=("auto",),
+    )
+    l2: float = _key(0.0, "penalty l2/2 |theta|^2 added to the loss", minimum=0)
     beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
+    covariance: str = _key(
+        "layer", "kalman: blocks of the covariance", choices=("unit", "layer", "full")
+    )
+    projection: str = _key(
+        "error", "kalman: direction", choices=("error", "sign", "random", "separate")
+    )
+    force_groups: int = _key(1, "kalman: force updates of a batch", minimum=1)
+    forgetting: float = _key(0.98, "kalman: fading memory at the start", above=0, maximum=1)
+    noise: float = _key(1.0, "kalman: variance of a measurement, in units of the loss", above=0)
     gradient_clip: float = _key(0.0, "largest norm of the gradient; 0 = no limit", minimum=0)
 
 
@@ -166,12 +183,27 @@ class TrainingConfig:
         0, "epochs without improvement before stopping; 0 = never stop early", minimum=0
     )
     schedule: str = _key(
-        "cosine", "course of the learning rate", choices=("cosine", "plateau", "constant")
+        "cosine",
+        "course of the learning rate",
+        choices=("cosine", "exponential", "plateau", "constant"),
+    )
+    warm_up: float = _key(
+        0.01, "share of the run over which the learning rate rises", minimum=0, below=1
+    )
+    final_rate: float = _key(
+        1e-3, "cosine, exponential: last factor of the learning rate", above=0, maximum=1
+    )
+    restarts: int = _key(0, "cosine: how often it begins again", minimum=0)
+    average: float = _key(
+        0.0, "share of the steps so far that validated parameters are a mean over", minimum=0
+    )
+    dropout: float = _key(
+        0.0, "share of the hidden units that a step leaves out", minimum=0, below=1
     )
     plateau_patience: int = _key(
-        20, "schedule plateau: epochs without improvement before a reduction", minimum=1
+        20, "plateau: epochs without improvement before a reduction", minimum=1
     )
-    plateau_factor: float = _key(0.5, "schedule plateau: factor of a reduction", above=0, below=1)
+    plateau_factor: float = _key(0.5, "plateau: factor of a reduction", above=0, below=1)
     start_from: str = _key("", 'model file to start from, whose [model] is kept; "" = a new model')
     frozen_layers: int = _key(
         0, "first layers of the networks that keep their parameters", minimum=0

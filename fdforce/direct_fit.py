@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import time
-
 import numpy as np
 
 from fdforce.errors import ConfigError
 from fdforce.least_squares import RowWeights, solve, weighted_rows
 from fdforce.models.linear import LinearModel
-from fdforce.training import COLUMNS, Trainer
+from fdforce.training import Trainer
 
 BLOCK_BYTES = 32e6
 """Of the rows that are held at a time."""
@@ -38,9 +35,6 @@ class DirectFit(Trainer):
                 f"loss.kind = {config.loss.kind!r}: least squares minimise the squared loss only"
             )
 
-    def _find_optimizer(self):
-        return None
-
     def _initial_state(self):
         return {}
 
@@ -52,28 +46,15 @@ class DirectFit(Trainer):
                 on_epoch(self.progress, row)
         return self.progress
 
-    def _epoch(self):
-        begun, new = time.monotonic(), copy.copy(self.progress)
-        solution = solve(self._blocks(), ridge=self.config.optimizer.ridge)
+    def _learn(self, new, monitor):
+        solution = solve(self._blocks(), ridge=self.settings.ridge)
         if solution.rank < len(solution.theta):
             self.log(
                 f"{len(solution.theta) - solution.rank} of {len(solution.theta)} coefficients are "
                 "not determined by the data; the smallest that fit are taken"
             )
-        new.theta = self.model.theta = solution.theta
-        row = self._errors(self.train, "train")
-        if self.valid is not None:
-            row |= self._errors(self.valid, "valid")
-        new.epoch = 1
-        self._keep_best(new, row)
-        new.elapsed = self.elapsed
-        row.update(
-            epoch=1, learning_rate=0.0, epsilon=0.0, err_loss=0.0,
-            seconds=time.monotonic() - begun, elapsed=new.elapsed,
-        )  # fmt: skip
-        new.rows = [[np.nan if row.get(c) is None else row[c] for c in COLUMNS]]
-        self.progress = new
-        return row
+        self.model.theta = new.average = solution.theta
+        return self._errors(self.train, "train") | {"learning_rate": 0.0}
 
     def _blocks(self):
         """Rows of the whole loss: its mean over structures is taken over all of them."""

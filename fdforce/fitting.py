@@ -30,11 +30,15 @@ from fdforce.config import (
     read_toml,
     to_toml,
 )
+from fdforce.data_set import DataSet, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import evaluate, groups
+from fdforce.full_batch import FullBatchTrainer
+from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
+from fdforce.optimizers import with_numbers
 from fdforce.problem import (
     add_baseline,
     fingerprint,
@@ -51,7 +55,7 @@ from fdforce.problem import (
 from fdforce.reference_energies import reference_energies
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
-from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
+from fdforce.training import COLUMNS, Progress, Trainer
 from fdforce.transfer import (
     begin_unseen_elements,
     set_on_purpose,
@@ -61,6 +65,10 @@ from fdforce.transfer import (
 
 RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
 """Keys of [training] that a resumed run may change."""
+
+
+TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
+"""optimizer.name -> class, for methods that take more than one gradient per batch."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,7 @@ class _Run:
             bare.scale = self.model.scale = output_scale(train_set)
             moderate(bare, train_set, loss_of(config, train_set), config)
             self.model.theta = bare.theta.copy()
-        direct = config.optimizer.name == "least_squares"
-        self.trainer = (DirectFit if direct else Trainer)(
+        self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
             bare, train_set, valid_set, loss_of(config, train_set), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip
@@ -383,6 +390,7 @@ def configure(config, settings: dict) -> Config:
     if config.training.max_time and not epochs_given:
         # a budget in seconds alone: as many epochs as it allows
         config = override(config, {"training": {"epochs": 0}})
+    config = replace(config, optimizer=with_numbers(config.optimizer))
     return with_model_of_start(absolute_paths(config), {**given, **changes.get("model", {})})
 
 

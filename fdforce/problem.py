@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fdforce.config import Config
+from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, make_loss
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
-from fdforce.training import DataSet
 
 
 @dataclass(frozen=True)

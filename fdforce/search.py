@@ -17,7 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fdforce import archive
@@ -34,6 +34,7 @@ from fdforce.config import (
     toml_table,
 )
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
+from fdforce.optimizers import with_numbers
 from fdforce.problem import fingerprint, read_parts
 from fdforce.search_ranges import draw_trials, read_ranges, with_values
 from fdforce.threads import available_cores
@@ -148,7 +149,8 @@ def search(
         raise ConfigError("one structure leaves none for validation, which a search needs")
     found = fingerprint(parts.train, parts.valid)
     if resume is None:
-        drawn = draw_trials(ranges, settings.trials, settings.seed, base)
+        own = replace(base, optimizer=with_numbers(base.optimizer))
+        drawn = draw_trials(ranges, settings.trials, settings.seed, own)
         directory = _new_directory(out, base)
         state = {"fingerprint": found, "trials": drawn, "results": []}
     elif state["fingerprint"] != found:

@@ -20,6 +20,9 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Names of the codes in kernels/cpu/activations.py."""
 
+TYPICAL_INPUT = 40.0
+"""Sum of the standard deviations of the features beyond which they are scaled down."""
+
 
 @dataclass
 class State:
@@ -42,6 +45,16 @@ class State:
     baseline: object = None
 
 
+def mean_square(activation: str) -> float:
+    """Mean of the squared activation of a standard normal variable, by Gauss-Hermite quadrature."""
+    from fdforce.kernels.cpu.activations import CODES, activate
+
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    values, slopes = points.copy(), np.empty_like(points)
+    activate(CODES[activation], values, slopes)
+    return float(weights @ values**2 / weights.sum())
+
+
 class ElementalNetworks:
     """Descriptor and elemental networks as an `EnergyModel`.
 
@@ -54,7 +67,7 @@ class ElementalNetworks:
     activation : str
         One of `ACTIVATIONS`.
     seed : int
-        Of the initial weights: normal with variance 1/n_in, biases zero.
+        Of the initial weights, normal such that layers keep the variance; biases are zero.
     dtype : float32 or float64
         Of features and networks. Energies are summed and parameters kept in float64.
 
@@ -126,13 +139,47 @@ class ElementalNetworks:
         """Of every layer, features and output included."""
         return np.array([self.descriptor.n_features, *self.hidden, 1], dtype=np.int64)
 
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Shapes of the matrices in theta: of every element and layer, biases the last row."""
+        shapes = zip(self.widths[:-1] + 1, self.widths[1:], strict=True)
+        return [(int(rows), int(columns)) for rows, columns in shapes] * len(self.elements)
+
+    def thinned(self, share: float, rng) -> np.ndarray:
+        """Factors of theta that leave out a share of the hidden units.
+
+        Weights that leave a dropped unit are 0, the others of their layer 1 / (1 - share), so that
+        sums keep their mean (Srivastava et al., J. Mach. Learn. Res. 15, 1929 (2014)).
+        """
+        factors = []
+        for k, (rows, columns) in enumerate(self.layers):
+            kept = np.ones(rows)
+            if k % (len(self.widths) - 1):  # not the features
+                kept[:-1] = (rng.random(rows - 1) >= share) / (1 - share)
+            factors.append(np.repeat(kept, columns))
+        return np.concatenate(factors)
+
     def _initial_parameters(self, seed):
-        rng = np.random.default_rng(seed)
-        parts = []
+        """Normal weights under which every layer keeps the variance of the one before."""
+        rng, parts = np.random.default_rng(seed), []
+        power = mean_square(self.activation)
         for _ in self.elements:
+            inputs = np.sum(self._input_scale**2)
             for n_in, n_out in zip(self.widths[:-1], self.widths[1:], strict=True):
-                parts += [rng.normal(scale=n_in**-0.5, size=n_in * n_out), np.zeros(n_out)]
+                parts += [rng.normal(scale=inputs**-0.5, size=n_in * n_out), np.zeros(n_out)]
+                inputs = n_out * power
         return np.concatenate(parts)
+
+    @cached_property
+    def _input_scale(self) -> np.ndarray:
+        """Standard deviation that the features are given, shape (n_features,).
+
+        It falls with their number: a step of a given size in every weight of the first layer, as
+        adaptive optimizers take, would otherwise move a unit the further the more features there
+        are (Yang and Hu, arXiv:2011.14522).
+        """
+        weight = getattr(self.descriptor, "feature_weight", np.ones(self.descriptor.n_features))
+        return weight * min(TYPICAL_INPUT / np.sum(weight), 1.0)
 
     def scale_outputs(self, factor: float) -> None:
         """Multiply the weights and biases of the last layers."""
@@ -171,8 +218,7 @@ class ElementalNetworks:
         scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
         origins = np.array([origin.get(z, first[z]) for z in range(n_elements)])
         self.feature_mean = np.where(seen, first / n + origins, 0)
-        weight = getattr(self.descriptor, "feature_weight", 1.0)
-        self.feature_scale = np.where(seen, scale, 1) * weight
+        self.feature_scale = np.where(seen, scale, 1) * self._input_scale
 
     def forward(self, batch) -> State:
         """Energies of a batch.
