@@ -109,18 +109,46 @@ class ModelConfig(AnyModelConfig):
 class LossConfig:
     """What the fit minimizes."""
 
-    energy_weight: float = _key(2.0, "relative weight of the energies", minimum=0)
-    force_weight: float = _key(1.0, "relative weight of the forces", minimum=0)
-    stress_weight: float = _key(1.0, "relative weight of the stresses", minimum=0)
-    force_fraction: float = _key(
-        1.0, "fraction of the structures whose forces are used", minimum=0, maximum=1
+    energy_weight: float | list[float] = _key(
+        2.0, "relative weight of the energies, or [at the start, at the end] of the run", minimum=0
     )
+    force_weight: float | list[float] = _key(
+        1.0, "relative weight of the forces, or [at the start, at the end]", minimum=0
+    )
+    stress_weight: float | list[float] = _key(
+        1.0, "relative weight of the stresses, or [at the start, at the end]", minimum=0
+    )
+    force_fraction: float = _key(
+        1.0, "fraction of the structures, or atoms, whose forces are used", minimum=0, maximum=1
+    )
+    force_selection: str = _key(
+        "structures", "what force_fraction counts", choices=("structures", "atoms")
+    )
+    force_redraw: int = _key(
+        0, "epochs after which force_fraction is drawn anew; 0 = never", minimum=0
+    )
+    error_threshold: float = _key(
+        0.0, "atoms with smaller force errors, in units of the RMSE, do not pull; 0 = all do",
+        minimum=0,
+    )  # fmt: skip
     group_weights: dict[str, list[float]] = _key(
         {},
         "config_type = [energy, force, stress], factors of these squared errors of a group",
         minimum=0,
     )
-    kind: str = _key("squared", "form of the loss")
+    element_weights: dict[str, float] = _key(
+        {}, "element = factor of the squared force errors of its atoms", minimum=0
+    )
+    energy_normalisation: str = _key(
+        "per_atom", "errors of energies that count", choices=("per_atom", "per_structure")
+    )
+    kind: str = _key("squared", "form of the loss: squared, huber, l1 or rmse")
+    huber_delta: float = _key(
+        0.1, "kind huber: error beyond which it is linear, in units of the data's spread", above=0
+    )
+    alpha: float = _key(
+        0.1, "kind rmse: share of the forces, as in ænet-PyTorch", minimum=0, maximum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +188,14 @@ class OptimizerConfig:
     beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
     covariance: str = _key(
-        "layer", "kalman: blocks of the covariance", choices=("unit", "layer", "full")
+        "shared",
+        "kalman: one for all units of a layer, a block of each layer, or all parameters",
+        choices=("shared", "layer", "full"),
     )
-    projection: str = _key(
-        "error", "kalman: direction", choices=("error", "sign", "random", "separate")
+    forgetting: float = _key(
+        0.98, "kalman: memory at the start, which rises to 1", above=0, maximum=1
     )
-    force_groups: int = _key(1, "kalman: force updates of a batch", minimum=1)
-    forgetting: float = _key(0.98, "kalman: fading memory at the start", above=0, maximum=1)
-    noise: float = _key(1.0, "kalman: variance of a measurement, in units of the loss", above=0)
+    noise: float = _key(0.1, "kalman: variance of a measurement, in units of the loss", above=0)
     gradient_clip: float = _key(0.0, "largest norm of the gradient; 0 = no limit", minimum=0)
 
 
@@ -658,17 +686,41 @@ def _check_together(config, where):
                 f"{where}: loss.group_weights.{group} = {factors}: give three numbers, for "
                 "energies, forces and stresses"
             )
+    weights = {
+        name: getattr(loss, name) for name in ("energy_weight", "force_weight", "stress_weight")
+    }
+    for name, weight in weights.items():
+        if isinstance(weight, list) and len(weight) != 2:
+            raise ConfigError(
+                f"{where}: loss.{name} = {weight}: give one number, or two, for the start and the "
+                "end of the run"
+            )
+        if isinstance(weight, list) and loss.kind == "rmse" and name != "stress_weight":
+            raise ConfigError(
+                f'{where}: loss.{name} = {weight}: loss.kind = "rmse" has loss.alpha in place of '
+                "energy_weight and force_weight"
+            )
     fractions = [part for part in (data.valid, data.test) if isinstance(part, float)]
     if sum(fractions) >= 1:
         raise ConfigError(
             f"{where}: data.valid = {data.valid} and data.test = {data.test}: "
             "their sum must be less than 1, or nothing is left to train on"
         )
-    if not any((loss.energy_weight, loss.force_weight, loss.stress_weight)):
+    if not any(end_weight(weight) for weight in weights.values()):
         raise ConfigError(
             f"{where}: loss.energy_weight, loss.force_weight and loss.stress_weight are all 0: "
             "at least one must be more than 0"
         )
+
+
+def end_weight(weight: float | list[float]) -> float:
+    """The weight at the end of a run, of one number or of [start, end]."""
+    return weight[-1] if isinstance(weight, list) else weight
+
+
+def start_weight(weight: float | list[float]) -> float:
+    """The weight at the start of a run, of one number or of [start, end]."""
+    return weight[0] if isinstance(weight, list) else weight
 
 
 # -- messages --------------------------------------------------------------------------------------

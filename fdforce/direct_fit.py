@@ -6,6 +6,7 @@ import numpy as np
 
 from fdforce.errors import ConfigError
 from fdforce.least_squares import RowWeights, solve, weighted_rows
+from fdforce.losses import SquaredLoss
 from fdforce.models.linear import LinearModel
 from fdforce.training import Trainer
 
@@ -30,13 +31,29 @@ class DirectFit(Trainer):
             raise ConfigError(
                 'optimizer.name = "least_squares" solves linear models: take model.kind = "linear"'
             )
-        if not hasattr(loss, "factors"):
-            raise ConfigError(
-                f"loss.kind = {config.loss.kind!r}: least squares minimise the squared loss only"
-            )
+        self._refuse_other_losses()
 
     def _initial_state(self):
         return {}
+
+    def _refuse_other_losses(self):
+        """Least squares know squared errors, with one weight for all forces of a structure."""
+        settings = self.config.loss
+        names = ("energy_weight", "force_weight", "stress_weight")
+        wrong = [name for name in names if isinstance(getattr(settings, name), list)]
+        wrong += [
+            name for name in ("element_weights", "error_threshold") if getattr(settings, name)
+        ]
+        if settings.force_redraw and settings.force_fraction < 1:
+            wrong.append("force_redraw")
+        if not isinstance(self.loss, SquaredLoss):
+            wrong.insert(0, "kind")
+        if wrong:
+            raise ConfigError(
+                f"loss.{wrong[0]} = {getattr(settings, wrong[0])!r}: optimizer.name = "
+                '"least_squares" minimises the squared loss with constant weights of structures; '
+                f"leave loss.{wrong[0]} out, or take another optimizer"
+            )
 
     def run(self, on_epoch=None):
         """Solve, unless a resumed run has been solved already."""
@@ -65,5 +82,6 @@ class DirectFit(Trainer):
             batch, target = self.train.batch(indices, self.threads)
             energy, forces, virial = self.loss.factors(len(structures), target)
             counts = batch.counts
-            weights = RowWeights(energy / counts**2, forces, virial / counts**2)
+            sizes = self.loss.energy_sizes(batch)
+            weights = RowWeights(energy / sizes**2, forces, virial / counts**2)
             yield weighted_rows(self.model, batch, target, weights)

@@ -42,7 +42,6 @@ from fdforce.optimizers import with_numbers
 from fdforce.problem import (
     add_baseline,
     fingerprint,
-    keep_forces,
     loss_of,
     moderate,
     new_model,
@@ -53,6 +52,7 @@ from fdforce.problem import (
     without_offsets,
 )
 from fdforce.reference_energies import reference_energies
+from fdforce.selection import ForceDraw
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, Progress, Trainer
@@ -187,21 +187,19 @@ class _Run:
         if checkpoint is None:
             self._prepare_model(train, pairs)
         train_set = self._data_set(train, pairs)
-        target = keep_forces(
-            train_set.target, train, config.loss.force_fraction, config.training.seed
-        )
-        target = weigh_groups(target, train, config.loss.group_weights)
+        target = weigh_groups(train_set.target, train, config.loss.group_weights)
         train_set = replace(train_set, target=target)
+        chosen = ForceDraw(train_set, config)(0)
         valid, valid_set = self.parts.valid, None
         if valid is not None:
             valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
         if checkpoint is None and not config.training.start_from:
-            bare.scale = self.model.scale = output_scale(train_set)
-            moderate(bare, train_set, loss_of(config, train_set), config)
+            bare.scale = self.model.scale = output_scale(chosen)
+            moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
         self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
-            bare, train_set, valid_set, loss_of(config, train_set), config,
+            bare, train_set, valid_set, loss_of(config, chosen), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip
         if checkpoint is not None:

@@ -36,7 +36,7 @@ class FullBatchTrainer(Trainer):
             return seen[key]
 
         begin = self.model.theta
-        value, gradient, _ = whole(begin)
+        gradient = whole(begin)[1]
         direction = lbfgs.direction(gradient, new.optimizer)
         if not len(new.optimizer["steps"]):  # no curvature known yet
             direction /= max(np.linalg.norm(gradient), 1.0)
@@ -58,8 +58,7 @@ class FullBatchTrainer(Trainer):
         n, sums = len(self.train), {}
         loss, gradient = 0.5 * self.settings.l2 * theta @ theta, self.settings.l2 * theta
         for indices in np.array_split(np.arange(n), -(-n // self.settings.batch_size)):
-            step = self._gradient(*self.train.batch(indices, self.threads))
-            self._check(step, indices)
+            step = self._gradient(indices, self.loss.at(1.0))
             monitor.add(step)
             loss += step.loss * len(indices) / n
             gradient = gradient + step.gradient * (len(indices) / n)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fdforce.config import Config
+from fdforce.config import Config, end_weight, keys_of, start_weight
 from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
-from fdforce.losses import Target, make_loss
+from fdforce.losses import Target, WeightedLoss, find_loss
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
@@ -103,23 +103,6 @@ def without_offsets(model):
     return bare
 
 
-def keep_forces(target: Target, structures: Structures, fraction: float, seed: int) -> Target:
-    """Labels with the forces of a random fraction of the structures that have them.
-
-    The choice is made once, by the seed; stresses and energies stay.
-    """
-    if fraction >= 1:
-        return target
-    labelled = np.flatnonzero(structures.has_forces)
-    number = max(round(fraction * len(labelled)), 1) if fraction else 0
-    kept = np.random.default_rng(seed).permutation(labelled)[:number]
-    dropped = np.ones(len(structures), dtype=bool)
-    dropped[kept] = False
-    forces = target.forces.copy()
-    forces[np.repeat(dropped, structures.counts)] = np.nan
-    return replace(target, forces=forces)
-
-
 def weigh_groups(target: Target, structures: Structures, factors: dict) -> Target:
     """Labels with the weights of groups of structures, energy, forces and virial apart.
 
@@ -152,26 +135,58 @@ def weigh_groups(target: Target, structures: Structures, factors: dict) -> Targe
     return replace(target, weight=weight)
 
 
-def loss_of(config: Config, train: DataSet):
-    """The loss of a configuration, in units of what the training labels hold."""
-    units = _units(train)
-    return make_loss(
-        config.loss.kind,
-        energy_weight=config.loss.energy_weight,
-        force_weight=config.loss.force_weight,
-        stress_weight=config.loss.stress_weight,
+def loss_of(config: Config, train: DataSet, kind: str | None = None):
+    """The loss of a configuration, in units of what the training labels hold.
+
+    Parameters
+    ----------
+    config : Config
+    train : DataSet
+    kind : str, optional
+        In place of ``loss.kind``.
+
+    Raises
+    ------
+    ConfigError
+        An unknown kind, or a weight of an element that the data do not have.
+    """
+    settings, kind = config.loss, kind or config.loss.kind
+    form = find_loss(kind)
+    units = _units(train, settings.energy_normalisation)
+    given = [settings.energy_weight, settings.force_weight, settings.stress_weight]
+    ramped = any(isinstance(weight, list) for weight in given)
+    # what a form of the loss has of its own: loss.huber_delta, loss.alpha
+    own = (keys_of(settings).keys() & keys_of(form)) - keys_of(WeightedLoss).keys()
+    return form(
+        *map(end_weight, given),
         energy_unit=units["energy"],
         force_unit=units["forces"],
         virial_unit=units["virial"],
         mean_atoms=train.structures.n_atoms / len(train),
+        energy_normalisation=settings.energy_normalisation,
+        element_weights=_of_elements(settings.element_weights, train.structures.elements),
+        error_threshold=settings.error_threshold,
+        start_weights=tuple(map(start_weight, given)) if ramped else None,
+        **{name: getattr(settings, name) for name in own},
     )
 
 
-def _units(train: DataSet) -> dict:
+def _of_elements(factors: dict, elements) -> tuple[float, ...]:
+    """loss.element_weights in the order of the data's elements; empty where none is given."""
+    unknown = [name for name in factors if name not in elements]
+    if unknown:
+        raise ConfigError(
+            f"loss.element_weights.{unknown[0]}: no training structure has this element; there "
+            f"are: {', '.join(elements)}"
+        )
+    return tuple(factors.get(name, 1.0) for name in elements) if factors else ()
+
+
+def _units(train: DataSet, energy_normalisation: str = "per_atom") -> dict:
     """Root mean squares of what there is to learn; 1 where there is nothing."""
     counts, target = train.structures.counts, train.target
     values = {
-        "energy": target.energy / counts,
+        "energy": target.energy / (counts if energy_normalisation == "per_atom" else 1),
         "forces": target.forces,
         "virial": target.virial / counts[:, None, None],
     }
@@ -190,14 +205,16 @@ def output_scale(train: DataSet) -> float:
     return units["forces"] if has_forces else units["energy"]
 
 
-def moderate(model, train: DataSet, loss, config: Config) -> None:
+def moderate(model, train: DataSet, config: Config) -> None:
     """Shrink the last layers until the first loss is no larger than that of predicting nothing.
+
+    The loss is the squared one of the weights at the end of the run, whatever ``loss.kind`` is.
 
     Features that vary little over the data, but would under strain, are scaled up by their
     standardisation; stresses of a random network may then be thousands of times too large.
     """
-    weights = config.loss
-    most = weights.energy_weight + weights.force_weight + weights.stress_weight
+    loss = loss_of(config, train, kind="squared")
+    most = loss.weights.sum()
     indices = np.arange(len(train))[:: -(-len(train) // 32)]
     batch, target = train.batch(indices, 1)
     state = model.forward(batch)

@@ -14,9 +14,10 @@ from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, summarise
-from fdforce.gradient import loss_gradient
+from fdforce.mixed_batches import force_aware_gradient, with_force_labels
 from fdforce.optimizers import AUTO, OPTIMIZERS, with_numbers
 from fdforce.schedules import SCHEDULES
+from fdforce.selection import ForceDraw
 from fdforce.transfer import frozen
 
 EXPLODED = 1e6
@@ -94,8 +95,7 @@ class Trainer:
     train : DataSet
     valid : DataSet or None
         The best model is that of the least validation loss (training loss without it).
-    loss : callable
-        ``loss(batch, energy, forces, virial, target)``.
+    loss : WeightedLoss
     config : Config
     threads : int
     log : callable
@@ -114,7 +114,8 @@ class Trainer:
     ):
         if not config.training.epochs and not config.training.max_time:
             raise ConfigError("training.epochs = 0 needs training.max_time, or the run never ends")
-        self.model, self.train, self.valid, self.loss = model, train, valid, loss
+        self._draw = ForceDraw(train, config)
+        self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
         self.settings = with_numbers(config.optimizer)
         self.schedule = SCHEDULES[config.training.schedule]
@@ -183,6 +184,7 @@ class Trainer:
         new = copy.copy(old)
         new.optimizer = {key: value.copy() for key, value in old.optimizer.items()}
         self.model.theta, monitor = old.theta, Monitor(old.reference)
+        self.train = self._draw(old.epoch)
         row = self._learn(new, monitor)
         new.theta, new.epoch = self.model.theta, old.epoch + 1
         self.model.theta = new.average
@@ -211,41 +213,41 @@ class Trainer:
         training, sums, total, seen, rate = self.config.training, {}, 0.0, 0, 0.0
         batches, factor = self._batches(new.epoch), self._schedule()
         for number, indices in enumerate(batches):
-            rate = self.settings.learning_rate * factor(self._share(number / len(batches)))
-            batch, target = self.train.batch(indices, self.threads)
+            share = self._share(number / len(batches))
+            rate = self.settings.learning_rate * factor(share)
             before = self.model.theta
-            step = self._step(batch, target, new, rate, indices)
+            step = self._step(indices, self.loss.at(share), new, rate)
             self.model.theta = np.where(self.frozen, before, self.model.theta)
             monitor.add(step)
             new.steps += 1
             weight = 1 / (1 + training.average * new.steps)
             new.average = new.average + weight * (self.model.theta - new.average)
-            total, seen = total + step.loss * len(indices), seen + len(indices)
-            accumulate(sums, step.details["terms"].errors)
+            terms = step.details["terms"]
+            total, seen = total + self.loss.total(terms) * len(indices), seen + len(indices)
+            accumulate(sums, terms.errors)
             if training.max_time and self.elapsed > training.max_time:
                 break
         return {"train_loss": total / seen, "learning_rate": rate, **named("train", sums)}
 
-    def _step(self, batch, target, new: Progress, rate: float, indices):
-        """Change `model.theta` by one step on a batch; returns the `GradientStep`."""
+    def _step(self, indices, loss, new: Progress, rate: float):
+        """Change `model.theta` by one step on some structures; returns the `GradientStep`."""
         model, settings = self.model, self.settings
         kept = self._kept_units(new.steps)
         theta, model.theta = model.theta, model.theta * kept
-        step = self._gradient(batch, target)
-        self._check(step, indices)
+        step = self._gradient(indices, loss)
         gradient = self._clipped(kept * step.gradient + settings.l2 * theta)
         decayed = theta * (1 - rate * settings.weight_decay)
         model.theta = self.optimizer.update(decayed, gradient, new.optimizer, rate, settings)
         return step
 
-    def _gradient(self, batch, target):
-        """Loss and gradient at the current parameters."""
+    def _gradient(self, indices, loss):
+        """Loss and gradient at the current parameters, checked to be sound."""
         differences = self.config.finite_difference
-        step = loss_gradient(
-            self.model, batch, lambda *result: self.loss(*result, target),
-            epsilon=self.progress.epsilon, stencil=differences.stencil,
-            length_scale=differences.length_scale,
+        step = force_aware_gradient(
+            self.model, self.train, indices, loss, self.threads, epsilon=self.progress.epsilon,
+            stencil=differences.stencil, length_scale=differences.length_scale,
         )  # fmt: skip
+        self._check(step, indices)
         return replace(step, gradient=np.where(self.frozen, 0.0, step.gradient))
 
     def _kept_units(self, step: int):
@@ -337,10 +339,11 @@ class Trainer:
 
     def _choose_epsilon(self) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
-        indices = np.arange(len(self.train))
+        displaced = with_force_labels(self.train.target, self.train.structures.counts)
+        indices = np.flatnonzero(displaced) if displaced.any() else np.arange(len(self.train))
         if len(indices) > SCAN_STRUCTURES:
             rng = np.random.default_rng(self.config.training.seed)
-            indices = rng.choice(len(indices), SCAN_STRUCTURES, replace=False)
+            indices = rng.choice(indices, SCAN_STRUCTURES, replace=False)
         batch, target = self.train.batch(indices, self.threads)
         settings = self.config.finite_difference
         try:

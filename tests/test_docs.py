@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 
 import fdforce
 from fdforce.cli import main
-from fdforce.config import model_config
+from fdforce.config import TABLES, config_from_dict, model_config
 from fdforce.descriptors import DESCRIPTORS
 from fdforce.examples import example_files
+from fdforce.losses import LOSSES
 from fdforce.structure_files import read_file
 from tests.checks import batch_of, symmetric
 from tests.naive.chebyshev import neighbours
@@ -61,6 +63,17 @@ def test_the_example_code_passes_its_check(folder):
     result = CliRunner().invoke(main, command.split()[1:])
     assert result.exit_code == 0, result.output
     assert "consistent with the energies: forces, dE/dtheta" in result.output
+
+
+def test_losses():
+    (block,) = blocks("losses.md", "toml")
+    loss = config_from_dict(tomllib.loads(block)).loss
+    assert (loss.energy_weight, loss.force_weight) == ([1.0, 20.0], [0.0, 1.0])
+    page = (DOCS / "losses.md").read_text()
+    kinds = re.findall(r"^\| `(\w+)` \|", page[: page.index("## Weights")], flags=re.MULTILINE)
+    assert kinds == ["kind", *LOSSES]
+    keys = set(re.findall(r"`(\w+)", page))
+    assert set(TABLES["loss"]) - {"kind"} <= keys
 
 
 def test_descriptors(capsys):

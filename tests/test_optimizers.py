@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
 from fdforce.config import OptimizerConfig
 from fdforce.optimizers import AUTO, OPTIMIZERS, adam, kalman, lbfgs, soap, with_numbers
@@ -155,21 +156,38 @@ def test_kalman_filter_against_dense_matrices(covariance):
     theta = np.linspace(-1, 1, SIZE)
     state = kalman.init(theta, LAYERS, chosen)
     expected, p, forgetting = theta.copy(), np.eye(SIZE), chosen.forgetting
-    ends = np.cumsum([0] + [m * n for m, n in LAYERS])
-    blocks = np.zeros((SIZE, SIZE))
-    for a, b in zip(ends[:-1], ends[1:]):
-        blocks[a:b, a:b] = 1
-    if covariance == "full":
-        blocks[:] = 1
+    owner = np.repeat([0, 1, 2] if covariance == "layer" else [0, 0, 0], [m * n for m, n in LAYERS])
     for _ in range(60):
         slope, innovation = rng.normal(size=SIZE), rng.normal()
         theta = kalman.update(theta, slope, innovation, state, 0.8, chosen)
         gain = p @ slope / (forgetting * 0.7 + slope @ p @ slope)
         expected = expected + 0.8 * innovation * gain
-        p = blocks * (p - np.outer(gain, slope @ p)) / forgetting
+        p = (p - np.outer(gain, slope @ p)) / forgetting * (owner[:, None] == owner)
         forgetting = kalman.RISE * forgetting + 1 - kalman.RISE
     np.testing.assert_allclose(theta, expected, atol=1e5 * EPS)
-    assert state["forgetting"][0] == pytest.approx(forgetting, rel=1e-12)
+    assert state["forgetting"] == pytest.approx(forgetting, rel=1e-12)
+
+
+def test_shared_covariance_is_a_matrix_over_the_inputs():
+    """P = A x 1 for every layer, and A loses what the units of the layer have learnt together."""
+    rng, chosen = np.random.default_rng(3), filter_settings(noise=0.7)
+    theta = np.linspace(-1, 1, SIZE)
+    state, expected = kalman.init(theta, LAYERS, chosen), theta.copy()
+    inputs, forgetting = [np.eye(m) for m, _ in LAYERS], chosen.forgetting
+    ends = np.cumsum([m * n for m, n in LAYERS])[:-1]
+    for _ in range(60):
+        slope, innovation = rng.normal(size=SIZE), rng.normal()
+        theta = kalman.update(theta, slope, innovation, state, 0.8, chosen)
+        columns = [g.reshape(s) for g, s in zip(np.split(slope, ends), LAYERS, strict=True)]
+        p = block_diag(*(np.kron(a, np.eye(n)) for a, (_, n) in zip(inputs, LAYERS, strict=True)))
+        total = forgetting * 0.7 + slope @ p @ slope
+        expected = expected + 0.8 * innovation * p @ slope / total
+        inputs = [
+            (a - sum(np.outer(a @ h, a @ h) for h in g.T) / total) / forgetting
+            for a, g in zip(inputs, columns, strict=True)
+        ]
+        forgetting = kalman.RISE * forgetting + 1 - kalman.RISE
+    np.testing.assert_allclose(theta, expected, atol=1e5 * EPS)
 
 
 def test_kalman_filter_of_a_linear_model_is_its_ridge_solution():
@@ -186,10 +204,11 @@ def test_kalman_filter_of_a_linear_model_is_its_ridge_solution():
     np.testing.assert_allclose(theta, ridge, atol=1e6 * EPS)
 
 
-def test_covariance_stays_symmetric_and_positive():
+@pytest.mark.parametrize("covariance", ["shared", "full"])
+def test_covariance_stays_symmetric_and_positive(covariance):
     """Thousands of updates in few directions, which shrink P there by many orders of magnitude."""
     rng = np.random.default_rng(5)
-    chosen = filter_settings(covariance="full", noise=1e-6)
+    chosen = filter_settings(covariance=covariance, noise=1e-6)
     state = kalman.init(np.zeros(SIZE), LAYERS, chosen)
     theta, few = np.zeros(SIZE), rng.normal(size=(3, SIZE))
     for k in range(5000):

@@ -105,7 +105,10 @@ def test_every_optimizer_resumes(settings, tmp_path, name):
     name, _, covariance = name.partition(" ")
     run = {
         **settings, "epochs": 4, "average": 0.3, "dropout": 0.2,
-        "optimizer": {"name": name, "batch_size": 5, "covariance": covariance or "layer"},
+        "optimizer": {
+            "name": name, "batch_size": 5, "covariance": covariance or "shared",
+            "gradient_clip": 1.0,
+        },
     }  # fmt: skip
     run.pop("batch_size")
     fdforce.fit(out=tmp_path / "whole", log=silent, **run)

@@ -10,13 +10,14 @@ from fdforce.data_set import DataSet, residual_target
 from fdforce.descriptors import Chebyshev
 from fdforce.epsilon import Monitor
 from fdforce.errors import ConfigError, TrainingError
+from fdforce.evaluation import take
 from fdforce.examples import example_files
 from fdforce.losses import SquaredLoss
 from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
-from fdforce.problem import keep_forces
 from fdforce.reference_energies import reference_energies
 from fdforce.schedules import SCHEDULES
+from fdforce.selection import select_forces
 from fdforce.structures import read_structures
 from fdforce.training import COLUMNS, Trainer
 
@@ -131,6 +132,19 @@ def test_epsilon_is_chosen_again_when_the_defect_drifts(data):
     assert any("epsilon chosen again: 1.0e-03 -> " in line for line in lines)
 
 
+def test_epsilon_is_chosen_on_structures_with_forces(data):
+    """The scan takes 32 structures; with forces of one in a hundred it must not miss them."""
+    train = data[0]
+    many = np.resize(np.arange(len(train)), 100)
+    structures = train.structures.select(many)
+    wide = DataSet(structures, take(train.target, train.structures, many),
+                   build_pairs(structures, 3.5))  # fmt: skip
+    for seed in range(4):
+        tables = {"training": {"epochs": 1, "seed": seed}, "loss": {"force_fraction": 0.01}}
+        run = trainer((wide, None), **tables)
+        assert run._choose_epsilon() != 1e-5  # what is taken where nothing can be displaced
+
+
 def test_a_given_epsilon_is_kept(data):
     run = trainer(data, training={"epochs": 2}, finite_difference={"epsilon": 2e-4})
     run.progress.reference = 1e-15
@@ -152,7 +166,6 @@ def test_dropout_leaves_hidden_units_out(data):
 
 def test_dropout_is_frozen_over_the_replicas(data):
     """With one mask for r, r+ and r- the difference is that of one network; with two it is not."""
-    train = data[0]
 
     def error(masks):
         run = trainer(data, training={"dropout": 0.5})
@@ -165,7 +178,7 @@ def test_dropout_is_frozen_over_the_replicas(data):
             return forward(batch)
 
         model.forward = masked
-        return run._gradient(*train.batch(np.arange(8), 1)).loss_error
+        return run._gradient(np.arange(8), run.loss).loss_error
 
     # central: epsilon squared; with another mask the slope along g is that of another network
     assert error([3, 3]) < 1e-7
@@ -176,15 +189,14 @@ def test_dropout_trains_the_units_it_keeps(data):
     run = trainer(data, training={"dropout": 0.5}, optimizer={"weight_decay": 0.0})
     run.progress.epsilon = 1e-5
     kept, before = run._kept_units(0), run.model.theta.copy()
-    batch, target = run.train.batch(np.arange(8), 1)
-    run._step(batch, target, run.progress, 1e-3, np.arange(8))
+    run._step(np.arange(8), run.loss, run.progress, 1e-3)
     moved = run.model.theta != before
     np.testing.assert_array_equal(moved[kept == 0], False)
     assert moved[kept != 0].mean() > 0.3  # the weights into a dropped unit stay too
 
 
 def test_the_average_is_validated(data):
-    """A share a of the steps so far: the mean after t steps has weight 1 / (1 + a t) of the last."""
+    """A share a of the steps so far: after t steps the last one weighs 1 / (1 + a t)."""
     seen = [None]
     run = trainer(data, training={"epochs": 5, "average": 0.5}, optimizer={"batch_size": 24})
     begin = run.model.theta
@@ -204,9 +216,8 @@ def test_penalty_and_decay_shrink_parameters(data):
     def after(**settings):
         run = trainer(data, optimizer={"name": "sgd", **settings})
         run.progress.epsilon = 1e-5
-        batch, target = run.train.batch(np.arange(8), 1)
         before = run.model.theta
-        run._step(batch, target, run.progress, 0.01, np.arange(8))
+        run._step(np.arange(8), run.loss, run.progress, 0.01)
         return before, run.model.theta
 
     before, plain = after(weight_decay=0.0)
@@ -250,7 +261,7 @@ def test_monitor_sums_over_structures():
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_force_fraction_keeps_whole_structures(data, fraction):
     train = data[0]
-    target = keep_forces(train.target, train.structures, fraction, seed=2)
+    target = select_forces(train.target, train.structures, fraction, "structures", seed=2)
     kept = ~np.isnan(target.forces).reshape(len(train), -1)
     assert set(kept.sum(axis=1)) <= {0, kept.shape[1]}
     assert kept.all(axis=1).sum() == round(fraction * len(train))

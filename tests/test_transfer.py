@@ -236,12 +236,21 @@ def test_the_mask_of_first_layers(model):
         assert not mask[:, sum(sizes[:n]) :].any()
 
 
-def test_frozen_parameters_stay_bit_for_bit(data, model, tmp_path):
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "adamw", "weight_decay": 0.1, "learning_rate": 0.01, "gradient_clip": 1.0},
+        {"name": "soap", "l2": 0.1},
+        {"name": "lbfgs", "l2": 0.1},
+        {"name": "kalman"},
+    ],
+    ids=lambda settings: settings["name"],
+)
+def test_frozen_parameters_stay_bit_for_bit(data, model, tmp_path, optimizer):
     before = fdforce.load_model(model)
     result = start(
-        data, model, tmp_path / "run", epochs=3, frozen_layers=1, weight_decay=0.1,
-        learning_rate=0.01, gradient_clip=1.0,
-    )  # fmt: skip
+        data, model, tmp_path / "run", epochs=3, frozen_layers=1, optimizer=optimizer, dropout=0.1
+    )
     theta = load_checkpoint(tmp_path / "run" / "checkpoint.npz")[1]["theta"]
     mask = frozen(before, 1)
     for after in (theta, result.model.theta):

@@ -5,9 +5,12 @@ One update per scalar measurement m(theta) with slope H = dm/dtheta and innovati
 
     K = P H / (lambda noise + H' P H),   theta <- theta + K a,   P <- (P - K H' P) / lambda,
 
-with lambda rising from ``forgetting`` to 1. P is one block or block-diagonal; each block is one
-triangle of a symmetric matrix times a factor, so that it stays symmetric and dividing by lambda
-costs nothing.
+with lambda rising from ``forgetting`` to 1. P is one block (``full``), a block for every layer
+(``layer``), or, for layers of any width, a matrix A over the inputs of each layer that all its
+units have in common (``shared``). With the slope of a layer as a matrix G (inputs, units), K is A G
+and the update ``A <- (A - A G G' A / (lambda noise + H' P H)) / lambda``: what the filter of one
+unit would learn from its own column of G, summed over the units. It takes matrix products of the
+size of the layer, where a block of the layer's parameters takes the square of their number.
 """
 
 from __future__ import annotations
@@ -31,21 +34,18 @@ def init(theta, layers, settings) -> dict:
     Returns
     -------
     dict
-        ``ends`` of the blocks, their covariances in units of ``factor``, and lambda.
+        ``shapes`` of G for every block of theta, its covariance in units of ``factor``, and lambda.
     """
-    order, sizes, begin = [], [], 0
-    for rows, columns in layers:
-        own = np.arange(begin, begin + rows * columns).reshape(rows, columns)
-        order.append(own.T.ravel())  # unit after unit
-        sizes += [rows] * columns if settings.covariance == "unit" else [rows * columns]
-        begin += rows * columns
     if settings.covariance == "full":
-        sizes = [begin]
+        layers = [(len(theta), 1)]
+    elif settings.covariance == "layer":
+        layers = [(rows * columns, 1) for rows, columns in layers]
     return {
-        **{f"block_{k}": np.eye(size) for k, size in enumerate(sizes)},
-        "order": np.concatenate(order), "ends": np.cumsum(sizes), "factor": np.ones(len(sizes)),
-        "forgetting": np.array([settings.forgetting]),
-    }  # fmt: skip
+        **{f"block_{k}": np.eye(rows) for k, (rows, _) in enumerate(layers)},
+        "shapes": np.array(layers),
+        "factor": np.array(1.0),
+        "forgetting": np.array(settings.forgetting),
+    }
 
 
 def update(theta, slope, innovation, state, rate, settings):
@@ -68,36 +68,36 @@ def update(theta, slope, innovation, state, rate, settings):
     -------
     ndarray, shape (P,)
     """
-    from scipy.linalg.blas import dsymv
+    from scipy.linalg.blas import dsymm
 
-    ends, factor, forgetting = state["ends"], state["factor"], state["forgetting"]
-    parts = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    slope = slope[state["order"]]
-    projected = [
-        factor[k] * dsymv(1.0, state[f"block_{k}"].T, slope[part])
-        for k, part in enumerate(parts)
-    ]  # fmt: skip
-    gain = np.concatenate(projected)
-    total = forgetting[0] * settings.noise + slope @ gain
-    for k, v in enumerate(projected):
-        _downdate(state[f"block_{k}"], v, 1 / (total * factor[k]))
-        factor[k] /= forgetting[0]
-    forgetting[0] = RISE * forgetting[0] + 1 - RISE
-    theta = theta.copy()
-    theta[state["order"]] += (rate * innovation / total) * gain
-    return theta
+    factor, forgetting = state["factor"], state["forgetting"]
+    ends = np.cumsum([rows * columns for rows, columns in state["shapes"]])
+    slopes = [
+        part.reshape(shape)
+        for part, shape in zip(np.split(slope, ends[:-1]), state["shapes"], strict=True)
+    ]
+    # .T: BLAS reads and writes one triangle, of arrays that Fortran would have made
+    gains = [dsymm(factor, state[f"block_{k}"].T, g) for k, g in enumerate(slopes)]
+    total = forgetting * settings.noise
+    total += sum(np.vdot(g, gain) for g, gain in zip(slopes, gains, strict=True))
+    for k, gain in enumerate(gains):
+        _downdate(state[f"block_{k}"], gain, 1 / (total * factor))
+    factor /= forgetting
+    forgetting[...] = RISE * forgetting + 1 - RISE
+    gain = np.concatenate([gain.ravel() for gain in gains])
+    return theta + (rate * innovation / total) * gain
 
 
 def covariance(state, k: int) -> np.ndarray:
     """Block k of P."""
     upper = np.triu(state[f"block_{k}"].T)
-    return state["factor"][k] * (upper + np.triu(upper, 1).T)
+    return state["factor"] * (upper + np.triu(upper, 1).T)
 
 
-def _downdate(block, v, weight):
-    """``block -= weight v v'`` in its triangle."""
-    from scipy.linalg.blas import dsyr
+def _downdate(block, gain, weight):
+    """``block -= weight gain gain'`` in its triangle."""
+    from scipy.linalg.blas import dsyrk
 
-    result = dsyr(-weight, v, a=block.T, overwrite_a=1)
+    result = dsyrk(-weight, gain, beta=1.0, c=block.T, overwrite_c=1)
     if not np.shares_memory(result, block):
         block.T[:] = result

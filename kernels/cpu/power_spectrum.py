@@ -23,8 +23,8 @@ pairs           (n_pairs, 2) integer         a and b of every p, l after l
 pair_start      (n_degrees + 1,)             first pair of every l
 four_body       bool
 mean, scale     (n_species, n_features)      standardisation of an atom of that species
-features        (n_atoms_in_all, n_features) ``(G - mean) * scale``; row ``place[i]`` is atom i; p in the
-                                             order of the pairs; v.Qv of all a before Tr Q^3
+features        (n_atoms_in_all, n_features) ``(G - mean) * scale``; row ``place[i]`` is atom i; p
+                                             by the order of pairs; v.Qv of all a before Tr Q^3
 ==============  ===========================  =====================================================
 """
 
@@ -119,8 +119,9 @@ def power_spectrum_forward(
 
 @njit(cache=True, parallel=True, fastmath=FLAGS, error_model="numpy")
 def power_spectrum_backward(
-    d_features, density, species, chunks, place, one, norm, pairs, pair_start, four_body, scale, d_density
-):
+    d_features, density, species, chunks, place, one, norm, pairs, pair_start, four_body, scale,
+    d_density,
+):  # fmt: skip
     """Add dE/dA to d_density."""
     n_atoms = len(species)
     n_replicas = len(density) // n_atoms
