@@ -243,6 +243,11 @@ class TrainingConfig:
         "float64", "floating-point type of the kernels", choices=("float32", "float64")
     )
     checkpoint_every: int = _key(10, "epochs between checkpoints", minimum=1)
+    ensemble: int = _key(1, "networks trained with seed, seed + 1, ...; 1 = no ensemble", minimum=1)
+    member: int = _key(
+        -1, "number of the member that a run of an ensemble is, its seed included; -1 = none",
+        minimum=-1,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -705,6 +710,13 @@ def _check_together(config, where):
         raise ConfigError(
             f"{where}: data.valid = {data.valid} and data.test = {data.test}: "
             "their sum must be less than 1, or nothing is left to train on"
+        )
+    training = config.training
+    if not -1 <= training.member < min(training.ensemble, training.seed + 1):
+        raise ConfigError(
+            f"{where}: training.member = {training.member}: below training.ensemble = "
+            f"{training.ensemble} and at most training.seed = {training.seed}, which is that of "
+            "the ensemble plus the number of the member"
         )
     if not any(end_weight(weight) for weight in weights.values()):
         raise ConfigError(

@@ -425,6 +425,10 @@ def read_monitor(run_directory) -> RunMonitor:
         rows = list(csv.DictReader(file))
     if not rows:
         raise FdforceError(f"{path}: no epoch has been finished")
+    if "member" in rows[0]:
+        raise FdforceError(
+            f"{run_directory}: is an ensemble; watch one of its runs, {run_directory}/member-0"
+        )
     names = ("epoch", "epsilon", "err_loss", "train_force_rmse")
     try:
         columns = [np.array([float(row[name] or "nan") for row in rows]) for name in names]

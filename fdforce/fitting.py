@@ -53,7 +53,6 @@ from fdforce.problem import (
 )
 from fdforce.reference_energies import reference_energies
 from fdforce.selection import ForceDraw
-from fdforce.structures import Structures
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, Progress, Trainer
 from fdforce.transfer import (
@@ -78,7 +77,7 @@ class FitResult:
     Attributes
     ----------
     model : EnergyModel
-        The best one (least validation loss).
+        The best one (least validation loss); an `Ensemble` of the best of every member.
     metrics : dict
         ``{"train": {...}, "valid": {...}, "test": {...}}``, keys of `fdforce.evaluation.errors`.
     directory : Path
@@ -104,6 +103,7 @@ def fit(
     log: Callable = print,
     on_epoch: Callable | None = None,
     progress: Callable | None = None,
+    processes: int = 1,
     **settings,
 ) -> FitResult:
     """Train a potential.
@@ -122,6 +122,9 @@ def fit(
         ``on_epoch(progress, row)`` after every epoch.
     progress : callable, optional
         Wraps the iterator over structures while pairs are listed: ``progress(iterator, total)``.
+    processes : int
+        Members of an ensemble (``training.ensemble``) trained at a time, each by a process of its
+        own with its share of the threads; `on_epoch` and `progress` are not called then.
     **settings
         Overrides: keys of the configuration (``train=[...]``, ``epochs=100``) or whole tables
         (``optimizer={"learning_rate": 1e-3}``).
@@ -162,6 +165,18 @@ def fit(
         raise ConfigError(
             "finite_difference.stencil = 'complex' needs training.precision = 'float64'"
         )
+    if config.training.ensemble > 1 and config.training.member < 0:
+        from fdforce.ensembles import fit_ensemble
+
+        return fit_ensemble(
+            config, directory, checkpoint, processes=processes, log=log,
+            on_epoch=on_epoch, progress=progress, started=started,
+        )  # fmt: skip
+    if processes > 1:
+        raise ConfigError(
+            f"processes = {processes}: they train the members of an ensemble; set "
+            "training.ensemble to their number, or leave processes out"
+        )
     with limit_threads(config.training.threads) as threads:
         run = _Run(config, directory, checkpoint, threads, log, progress, started)
         return run.train(on_epoch)
@@ -184,8 +199,12 @@ class _Run:
             )
         self.model = self._model(train, checkpoint)
         pairs = self._pairs(train, progress)
+        common, common_pairs = train, pairs
         if checkpoint is None:
-            self._prepare_model(train, pairs)
+            if self.parts.common is not None:
+                common = self.parts.common
+                common_pairs = self._pairs(common, progress)
+            self._prepare_model(common, common_pairs)
         train_set = self._data_set(train, pairs)
         target = weigh_groups(train_set.target, train, config.loss.group_weights)
         train_set = replace(train_set, target=target)
@@ -195,7 +214,9 @@ class _Run:
             valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
         if checkpoint is None and not config.training.start_from:
-            bare.scale = self.model.scale = output_scale(chosen)
+            bare.scale = self.model.scale = output_scale(
+                chosen if common is train else self._data_set(common, common_pairs)
+            )
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
         self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
@@ -237,7 +258,10 @@ class _Run:
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):
-        """Reference energies, baseline and feature statistics of the training set."""
+        """Reference energies, baseline and feature statistics of the training set.
+
+        All members of an ensemble have those of what they divide into training and validation.
+        """
         from fdforce.batch import make_batch
 
         config, model = self.config, self.model
@@ -305,8 +329,7 @@ class _Run:
         model = self.best_model()
         metrics = {
             name: evaluate(model, part, threads=self.threads)
-            for name, part in vars(self.parts).items()
-            if isinstance(part, Structures)
+            for name, part in self.parts.by_name().items()
         }
         archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
         self.log(
@@ -473,7 +496,7 @@ def _new_directory(out, config: Config) -> Path:
     if out.is_file():
         raise ConfigError(f"{out}: is a file; name a directory for the run")
     held = [name for name in ("checkpoint.npz", "model.npz") if (out / name).exists()]
-    if held and not _never_began(out):
+    if held and not never_began(out):
         raise ConfigError(
             f"{out}: already holds a run ({', '.join(held)}); choose another --out, or go on with "
             f"--resume {out}"
@@ -481,10 +504,13 @@ def _new_directory(out, config: Config) -> Path:
     return out
 
 
-def _never_began(out: Path) -> bool:
+def never_began(out: Path) -> bool:
     """Whether a run failed before its first epoch was complete, so that nothing can be lost."""
     try:
-        return load_checkpoint(out / "checkpoint.npz")[0]["progress"]["epoch"] == 0
+        header = load_checkpoint(out / "checkpoint.npz")[0]
+        if "members" in header:  # of an ensemble
+            return all(never_began(home) for home in out.glob("member-*"))
+        return header["progress"]["epoch"] == 0
     except (CheckpointError, KeyError, TypeError):
         return False
 

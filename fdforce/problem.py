@@ -19,12 +19,22 @@ from fdforce.structures import Structures, read_structures, split_structures
 
 @dataclass(frozen=True)
 class Parts:
-    """The data of a fit: training structures and, where asked for, validation and test ones."""
+    """The data of a fit: training structures and, where asked for, validation and test ones.
+
+    Members of an ensemble have the same test part, and in `common` what each of them divides into
+    training and validation in its own way.
+    """
 
     train: Structures
     valid: Structures | None
     test: Structures | None
     isolated: dict
+    common: Structures | None = None
+
+    def by_name(self) -> dict[str, Structures]:
+        """The parts that there are, of training, validation and test."""
+        parts = {name: getattr(self, name) for name in ("train", "valid", "test")}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def read_parts(config: Config) -> Parts:
@@ -45,19 +55,25 @@ def read_parts(config: Config) -> Parts:
 
     whole, isolated = read(data.train, model.elements or None)
     indices = {"train": np.arange(len(whole))}
-    parts = {}
-    for offset, name in enumerate(("test", "valid")):
+    parts, common = {}, None
+    seed, member = config.training.seed, config.training.member
+    # members of an ensemble, with seeds of their own, hold out the same test part
+    seeds = {"test": seed - max(member, 0), "valid": seed + 1}
+    for name in ("test", "valid"):
         asked = getattr(data, name)
+        if name == "valid" and member >= 0:
+            common = whole.select(indices["train"])
         if isinstance(asked, str | list):
             parts[name] = read(asked, whole.elements)[0]
         elif asked and len(indices["train"]) > 1:
             left = indices["train"]
             share = max(asked * len(whole), 1) / len(left)  # one structure at least
             kept, held = split_structures(
-                whole.select(left), share, how=data.split, seed=config.training.seed + offset
+                whole.select(left), share, how=data.split, seed=seeds[name]
             )
             indices["train"], parts[name] = left[kept], whole.select(left[held])
-    return Parts(whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated)
+    train = whole.select(indices["train"])
+    return Parts(train, parts.get("valid"), parts.get("test"), isolated, common)
 
 
 def new_model(config: Config, elements):
@@ -225,9 +241,7 @@ def moderate(model, train: DataSet, config: Config) -> None:
 
 def summary(parts: Parts) -> str:
     """One line on the data; raises DataError where there is nothing to learn."""
-    counts = [
-        f"{len(part)} {name}" for name, part in vars(parts).items() if isinstance(part, Structures)
-    ]
+    counts = [f"{len(part)} {name}" for name, part in parts.by_name().items()]
     train = parts.train
     if not (train.has_energy.any() or train.has_forces.any() or train.has_stress.any()):
         raise DataError("the training structures have neither energies nor forces nor stress")

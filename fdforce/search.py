@@ -142,6 +142,11 @@ def search(
     elif config is None:
         raise ConfigError("give a configuration with a table [search], or a search to resume")
     base, settings, ranges, text = _read(config, overrides)
+    if base.training.ensemble > 1:
+        raise ConfigError(
+            f"training.ensemble = {base.training.ensemble}: search with one network, and train an "
+            "ensemble with what is found"
+        )
     if not base.data.valid:
         raise ConfigError("data.valid = 0: a search needs validation data; give a fraction or file")
     parts = read_parts(base)

@@ -17,6 +17,8 @@ FIXED = {
     "training.epochs": "the budget of [search] sets it",
     "training.max_time": "the budget of [search] sets it",
     "training.seed": "trials are compared on the same split",
+    "training.ensemble": "a trial is one network",
+    "training.member": "a trial is one network",
 }
 """Keys of [training] that are the same in all trials, with the reason."""
 

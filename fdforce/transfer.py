@@ -112,6 +112,11 @@ def set_on_purpose(config: Config) -> dict:
 def _table(path) -> dict:
     """The table [model] that a model file corresponds to."""
     header, arrays = archive.read_archive(path, FORMAT, VERSION, ModelFileError)
+    if "members" in header:
+        raise ConfigError(
+            f"training.start_from = {path}: is an ensemble; name the model of one member, "
+            "member-0/model.npz in the directory of its run"
+        )
     with damaged(path, ModelFileError):
         descriptor, quadratic = header["descriptor"], False
         while "of" in descriptor:

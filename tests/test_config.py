@@ -418,6 +418,7 @@ def values_of(table, key):
         "reference_energies": st.sampled_from(rules["choices"])
         | st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         "epsilon": st.just("auto") | numbers,
+        "member": st.just(-1),  # others need an ensemble and its seed
         "group_weights": st.dictionaries(
             TEXT, st.lists(st.floats(0, 1e9), min_size=3, max_size=3), max_size=2
         ),

@@ -82,6 +82,20 @@ def test_descriptors(capsys):
     assert capsys.readouterr().out == "(3, 3) [3, 2]\n46 [33, 39, 33] 20\n"
 
 
+def test_ensembles(folder, capsys):
+    import ase.io
+
+    frames = read_file(example_files("ethanol")[1])
+    ase.io.write("train.extxyz", frames[::15])
+    ase.io.write("test.extxyz", frames[5::60])
+    namespace = {}
+    for block in blocks("ensembles.md", "python"):
+        exec(compile(block, "ensembles.md", "exec"), namespace)
+    assert capsys.readouterr().out.endswith("3 ['energy', 'force']\n(9, 3)\n")
+    assert (fdforce.load_model("best.npz").theta == namespace["ensemble"].theta[1]).all()
+    assert len(fdforce.load_model("two.npz")) == 2
+
+
 @pytest.fixture
 def gaussians(folder, monkeypatch):
     monkeypatch.setattr("fdforce.descriptors.DESCRIPTORS", dict(DESCRIPTORS))

@@ -216,6 +216,12 @@ def test_overrides_leave_the_tables_of_the_caller(tables, tmp_path):
         search(tables, out=tmp_path / "b", overrides=["model.hiden=[3]"], log=silent)
 
 
+def test_no_search_with_ensembles(tables, tmp_path):
+    tables["training"]["ensemble"] = 2
+    with pytest.raises(ConfigError, match=r"training\.ensemble = 2: search with one network"):
+        search(tables, out=tmp_path / "out", log=silent)
+
+
 def test_nothing_to_search():
     with pytest.raises(ConfigError, match="give a configuration"):
         search()

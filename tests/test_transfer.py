@@ -174,6 +174,15 @@ def test_files_that_are_no_models(data, tmp_path):
         start(data, tmp_path / "bad.npz", tmp_path / "run")
 
 
+def test_ensembles(data, model, tmp_path):
+    """Members may start from one model; an ensemble is none."""
+    result = start(data, model, tmp_path / "run", ensemble=2, learning_rate=STILL)
+    before = fdforce.load_model(model).theta
+    np.testing.assert_allclose(result.model.theta, [before, before], atol=10 * STILL)
+    with pytest.raises(ConfigError, match=r"is an ensemble; name the model of one member"):
+        start(data, tmp_path / "run" / "model.npz", tmp_path / "other")
+
+
 def test_elements(frames, data, model, tmp_path):
     """A model keeps elements that the data have not; it does not learn new ones."""
     before = fdforce.load_model(model)

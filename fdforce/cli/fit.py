@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fdforce.cli.messages import error_table
+from fdforce.cli.messages import calibration_table, error_table
 from fdforce.cli.options import command, set_option
 from fdforce.cli.termination import termination_as_interrupt
 from fdforce.examples import EXAMPLES
@@ -61,6 +61,15 @@ from fdforce.examples import EXAMPLES
     type=click.Choice(["central", "forward", "central4", "complex"]),
     help="Finite-difference formula of the force gradient.",
 )
+@click.option(
+    "--ensemble", type=click.IntRange(min=1), help="Networks to train, with seeds from --seed on."
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Members of an ensemble to train at a time, each with its share of the threads.",
+)
 @set_option
 @click.option(
     "--resume",
@@ -68,7 +77,7 @@ from fdforce.examples import EXAMPLES
     help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
     "threads and checkpoint interval can be changed.",
 )
-def fit(sources, example, valid, test, out, resume, overrides, **training):
+def fit(sources, example, valid, test, out, resume, processes, overrides, **training):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
 
     Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
@@ -80,6 +89,7 @@ def fit(sources, example, valid, test, out, resume, overrides, **training):
       fdforce fit --example --out runs/ethanol
       fdforce fit train.extxyz --valid 0.1 --test test.extxyz --max-time 600
       fdforce fit config.toml --set optimizer.learning_rate=0.001
+      fdforce fit --example --ensemble 8 --processes 2 --max-time 600
       fdforce fit --resume runs/ethanol
     """
     _check_usage(sources, example, out, resume)
@@ -88,7 +98,7 @@ def fit(sources, example, valid, test, out, resume, overrides, **training):
     stencil = training.pop("stencil")
     _change(changes, "training", **training)
     _change(changes, "finite_difference", stencil=stencil)
-    _run(config, changes, out, resume)
+    _run(config, changes, out, resume, processes)
 
 
 def _check_usage(sources, example, out, resume):
@@ -147,18 +157,20 @@ def _change(changes, table, **values):
         changes.setdefault(table, {}).update(given)
 
 
-def _run(config, changes, out, resume):
+def _run(config, changes, out, resume, processes):
     from fdforce.cli.progress import EpochPrinter, structure_progress
     from fdforce.fitting import configure, configure_resumed, fit
 
     # resolved here as well, for what the progress line has to know
     resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
-    printer = EpochPrinter(resolved.training.epochs, resolved.training.max_time)
+    settings = resolved.training
+    # members of an ensemble share the budget
+    printer = EpochPrinter(settings.epochs, settings.max_time / settings.ensemble)
     with termination_as_interrupt():
         try:
             result = fit(
                 config, out=out, resume=resume, log=printer.log, on_epoch=printer,
-                progress=structure_progress, **changes,
+                progress=structure_progress, processes=processes, **changes,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the run was interrupted before its end") from None
@@ -169,19 +181,35 @@ def _run(config, changes, out, resume):
 
 def _report(result):
     """Errors, files, and what to do next."""
-    from fdforce.report.plots import has_matplotlib, plot_learning_curve
+    from fdforce.report.plots import has_matplotlib
 
     directory = result.directory
     click.echo(f"\n{error_table(result.metrics)}")
+    if "member" in result.history:
+        click.echo(f"\n{calibration_table(result.metrics)}")
     files = "model.npz, checkpoint.npz, history.csv, metrics.json, config.toml, log.txt"
     if has_matplotlib():
-        plot_learning_curve(result.history, directory / "learning_curve.png")
-        files += ", learning_curve.png"
+        files += _plot_history(result.history, directory)
     click.echo(f"\nin {directory}: {files}")
     if not has_matplotlib():
         click.echo("no learning_curve.png: it needs matplotlib (pip install 'fdforce[plot]')")
     click.echo(
         f"\nnext:\n  fdforce evaluate {directory / 'model.npz'} DATA\n"
-        f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz\n"
-        f"  fdforce epsilon {directory / 'model.npz'} DATA"
+        f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz"
     )
+    if "member" not in result.history:
+        click.echo(f"  fdforce epsilon {directory / 'model.npz'} DATA")
+
+
+def _plot_history(history, directory) -> str:
+    """Draw the learning curve, or that of every member; what to add to the list of files."""
+    from fdforce.report.plots import plot_learning_curve
+
+    if "member" not in history:
+        plot_learning_curve(history, directory / "learning_curve.png")
+        return ", learning_curve.png"
+    members = history["member"]
+    for number in sorted(set(members.astype(int).tolist())):
+        of_member = {name: column[members == number] for name, column in history.items()}
+        plot_learning_curve(of_member, directory / f"member-{number}" / "learning_curve.png")
+    return ", and the run of every member in member-0, member-1, … with its learning_curve.png"

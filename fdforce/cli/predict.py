@@ -15,7 +15,10 @@ from fdforce.cli.options import (
 )
 from fdforce.errors import DataError, FdforceError
 
-_LABELS = ("energy", "free_energy", "energies", "forces", "stress", "virial", "stresses")
+_LABELS = (
+    "energy", "free_energy", "energies", "forces", "stress", "virial", "stresses",
+    "energy_std", "forces_std",
+)  # fmt: skip
 
 
 @command("predict", short_help="Write what a model predicts for structures.")
@@ -32,8 +35,9 @@ def predict(model, data, output, device, precision, threads):
 
     OUT may have any format that ASE writes; .extxyz keeps everything. Energies are in eV, energies
     per atom (array "energies") in eV, forces in eV/Å and, where periodic in three directions, the
-    stress in eV/Å³ with ASE's sign. What else the input says of a structure is kept. OUT appears
-    when it is complete.
+    stress in eV/Å³ with ASE's sign. An ensemble adds the standard deviations of its members,
+    energy_std (eV) and the array forces_std (eV/Å). What else the input says of a structure is
+    kept. OUT appears when it is complete.
 
     \b
     Example:
@@ -74,6 +78,8 @@ def _predicted(model, path, threads):
     from ase import Atoms
 
     from fdforce import evaluation
+    from fdforce.calibration import predict_members
+    from fdforce.models import Ensemble
     from fdforce.structure_files import read_file
     from fdforce.structures import read_structures
 
@@ -89,9 +95,19 @@ def _predicted(model, path, threads):
         if message.startswith("atoms["):
             message = f"{Path(path).name}{message.removeprefix('atoms')}"
         raise DataError(message) from problem
-    prediction = evaluation.predict(model, structures, threads=threads)
+    of_members = None
+    if isinstance(model, Ensemble):
+        of_members = predict_members(model, structures, threads=threads)
+        prediction = of_members.mean
+    else:
+        prediction = evaluation.predict(model, structures, threads=threads)
     for s, atoms in enumerate(frames):
         _label(atoms, prediction, s, structures.offsets)
+    if of_members is not None:
+        deviations = of_members.energy_std, of_members.forces_std
+        for s, atoms in enumerate(frames):
+            atoms.info["energy_std"] = float(deviations[0][s])
+            atoms.arrays["forces_std"] = deviations[1][structures.offsets[s] :][: len(atoms)]
     return frames
 
 

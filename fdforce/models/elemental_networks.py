@@ -231,26 +231,9 @@ class ElementalNetworks:
         -------
         State
         """
-        from fdforce.kernels.cpu.activations import CODES
-        from fdforce.kernels.cpu.networks import networks_forward
-
-        mean = self.feature_mean.astype(self.dtype, copy=False)
-        scale = self.feature_scale.astype(self.dtype, copy=False)
-        features, densities = self.descriptor.forward(
-            batch, mean, scale, keep=not batch.displacement
-        )
-        n_hidden = batch.n_atoms * sum(self.hidden)
-        hidden, slopes = np.empty((2, n_hidden), features.dtype)
-        output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
-        networks_forward(
-            features, self.theta.astype(features.dtype, copy=False), self.widths,
-            CODES[self.activation], batch.species_start, batch.n_replicas,
-            batch.tiles, batch.tile_chunks, hidden, slopes, output,
-        )  # fmt: skip
-        output *= self.scale
-        if self.reference_energies.any():
-            output += np.repeat(self.reference_energies, np.diff(batch.species_start))
-        atom_energy = output[batch.place]
+        features, densities = self.features(batch)
+        output, hidden, slopes = self.outputs(batch, features)
+        atom_energy = self.atom_energies(batch, output)
         energy = np.add.reduceat(atom_energy, batch.offsets[:-1])
         state = State(batch, energy, atom_energy, features, hidden, slopes, densities)
         if self.baseline is not None:
@@ -258,6 +241,34 @@ class ElementalNetworks:
             state.energy = energy + state.baseline.energy
             state.atom_energy = atom_energy + state.baseline.atom_energy
         return state
+
+    def features(self, batch):
+        """Standardised features, rows sorted by species, and what the descriptor keeps."""
+        mean = self.feature_mean.astype(self.dtype, copy=False)
+        scale = self.feature_scale.astype(self.dtype, copy=False)
+        return self.descriptor.forward(batch, mean, scale, keep=not batch.displacement)
+
+    def outputs(self, batch, features):
+        """Network outputs of every row, and the layers that the backward passes need."""
+        from fdforce.kernels.cpu.activations import CODES
+        from fdforce.kernels.cpu.networks import networks_forward
+
+        n_hidden = batch.n_atoms * sum(self.hidden)
+        hidden, slopes = (np.empty(n_hidden, features.dtype) for _ in range(2))
+        output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
+        networks_forward(
+            features, self.theta.astype(features.dtype, copy=False), self.widths,
+            CODES[self.activation], batch.species_start, batch.n_replicas,
+            batch.tiles, batch.tile_chunks, hidden, slopes, output,
+        )  # fmt: skip
+        return output, hidden, slopes
+
+    def atom_energies(self, batch, output):
+        """Energies of the atoms, in the order of the batch, without the baseline (eV)."""
+        output *= self.scale
+        if self.reference_energies.any():
+            output += np.repeat(self.reference_energies, np.diff(batch.species_start))
+        return output[batch.place]
 
     def forces(self, state: State):
         """Forces and virials of the batch of a state.
@@ -272,17 +283,25 @@ class ElementalNetworks:
         virial : ndarray, shape (S, 3, 3), eV
             W = -dE/ds; the stress is -W / volume.
         """
+        if not len(state.densities):
+            state = self.forward(replace(state.batch, displacement=False))
+        d_features = self.output_slopes(state.batch, state.features, state.slopes)
+        return self.pull_back(state, d_features)
+
+    def output_slopes(self, batch, features, slopes):
+        """Derivatives of the network outputs with respect to the features, (n_atoms, n)."""
         from fdforce.kernels.cpu.networks import networks_backward
 
-        batch = state.batch
-        if not len(state.densities):
-            state = self.forward(replace(batch, displacement=False))
-        dtype = state.features.dtype
-        d_features = np.empty_like(state.features)
+        d_features = np.empty_like(features)
         networks_backward(
-            state.slopes, self.theta.astype(dtype, copy=False), self.widths, batch.species_start,
-            batch.n_replicas, batch.tiles, batch.tile_chunks, d_features,
+            slopes, self.theta.astype(features.dtype, copy=False), self.widths,
+            batch.species_start, batch.n_replicas, batch.tiles, batch.tile_chunks, d_features,
         )  # fmt: skip
+        return d_features
+
+    def pull_back(self, state, d_features):
+        """Forces and virials from the slopes of the network outputs, and from the baseline."""
+        batch = state.batch
         scale = (self.feature_scale * self.scale).astype(self.dtype)
         d_positions, d_strain = self.descriptor.backward(batch, d_features, state.densities, scale)
         forces = np.negative(d_positions, out=d_positions)
