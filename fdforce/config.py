@@ -232,6 +232,10 @@ class TrainingConfig:
         20, "plateau: epochs without improvement before a reduction", minimum=1
     )
     plateau_factor: float = _key(0.5, "plateau: factor of a reduction", above=0, below=1)
+    start_from: str = _key("", 'model file to start from, whose [model] is kept; "" = a new model')
+    frozen_layers: int = _key(
+        0, "first layers of the networks that keep their parameters", minimum=0
+    )
     seed: int = _key(0, "seed of every random choice", minimum=0)
     threads: int = _key(0, "CPU threads; 0 = all cores", minimum=0)
     device: str = _key("cpu", "where kernels run", choices=("cpu", "cuda"))
@@ -258,6 +262,26 @@ class Config:
     )
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """A search (`fdforce search`): the table [search] besides its ranges."""
+
+    trials: int = _key(27, "combinations of values in the first round", minimum=1)
+    factor: int = _key(
+        3, "a share 1/factor goes on to the next round, with factor times the budget", minimum=2
+    )
+    rounds: int = _key(0, "rounds; 0 = until one trial is left", minimum=0)
+    budget: float = _key(0.0, "seconds of a trial of the last round", minimum=0)
+    budget_epochs: int = _key(0, "epochs of a trial of the last round, instead", minimum=0)
+    objective: str | dict[str, float] = _key(
+        "valid_loss",
+        "what is minimised on the validation data, or a table of factors of such errors",
+        choices=("valid_loss", "energy_rmse", "force_rmse", "stress_rmse"),
+        minimum=0,
+    )
+    seed: int = _key(0, "seed of the values that are tried", minimum=0)
 
 
 #: table name -> {key name -> dataclasses.Field}; a field's metadata holds help, choices and range.
@@ -420,6 +444,20 @@ def override(
     return config
 
 
+def search_config(values: Mapping[str, Any], where: str = "configuration") -> SearchConfig:
+    """The table [search], without its ranges, checked and completed with the defaults.
+
+    Raises
+    ------
+    ConfigError
+        A key or value is not valid.
+    """
+    keys = keys_of(SearchConfig)
+    return SearchConfig(
+        **{key: _checked("search", keys, key, value, where) for key, value in values.items()}
+    )
+
+
 def _with_keys_of(settings, descriptor):
     """The table [model] for a descriptor, with what all descriptors have in common kept."""
     table = model_config(descriptor) if isinstance(descriptor, str) else type(settings)
@@ -475,13 +513,18 @@ def absolute_paths(config: Config, folder: str | os.PathLike = "") -> Config:
     def absolute(value):
         if isinstance(value, list):
             return [absolute(item) for item in value]
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
         return value
 
     names = [name for name, key in TABLES["data"].items() if key.metadata.get("files")]
     changes = {name: absolute(getattr(config.data, name)) for name in names}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+    start = absolute(config.training.start_from)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **changes),
+        training=dataclasses.replace(config.training, start_from=start),
+    )
 
 
 def merge_overrides(overrides: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -699,6 +742,8 @@ def _unknown_table(table):
     homes = [home for home in TABLES if table in TABLES[home]]
     if homes:
         return f"{table} is outside its table; it belongs below [{homes[0]}]"
+    if table == "search":
+        return "[search] belongs to `fdforce search`; run that, or take the table out"
     return f"unknown table [{table}]{_nearest(table, TABLES, '[{}]') or _list('tables', TABLES)}"
 
 
@@ -787,6 +832,12 @@ def to_toml(config: Config, comments: bool = False) -> str:
         blocks.append("\n".join(lines) + "\n")
     title = "# Settings of `fdforce fit`. Every key may be left out.\n\n" if comments else ""
     return title + "\n".join(blocks)
+
+
+def toml_table(name: str, values: Mapping[str, Any]) -> str:
+    """A table of TOML with a line for each key."""
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines]) + "\n"
 
 
 def _comment(field):

@@ -36,7 +36,7 @@ from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import evaluate, groups
 from fdforce.full_batch import FullBatchTrainer
 from fdforce.kalman import KalmanTrainer
-from fdforce.model_file import damaged, make_model, model_contents, save_model
+from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
 from fdforce.problem import (
@@ -55,6 +55,12 @@ from fdforce.reference_energies import reference_energies
 from fdforce.selection import ForceDraw
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, Progress, Trainer
+from fdforce.transfer import (
+    begin_unseen_elements,
+    set_on_purpose,
+    shifted_references,
+    with_model_of_start,
+)
 
 RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
 """Keys of [training] that a resumed run may change."""
@@ -207,7 +213,7 @@ class _Run:
         if valid is not None:
             valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
-        if checkpoint is None:
+        if checkpoint is None and not config.training.start_from:
             bare.scale = self.model.scale = output_scale(
                 chosen if common is train else self._data_set(common, common_pairs)
             )
@@ -246,6 +252,9 @@ class _Run:
             }  # fmt: skip
             with damaged(self.directory / "checkpoint.npz", CheckpointError):
                 return make_model(header["model"], arrays)
+        settings = self.config.training
+        if settings.start_from:
+            return load_model(settings.start_from, precision=settings.precision)
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):
@@ -256,12 +265,30 @@ class _Run:
         from fdforce.batch import make_batch
 
         config, model = self.config, self.model
-        model.reference_energies = reference_energies(
-            train, config.data.reference_energies, self.parts.isolated
-        )
-        add_baseline(config, model, train, pairs)
-        model.standardise(
+        kind = config.data.reference_energies
+        batches = (
             make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
+        )
+        if config.training.start_from:
+            begin_unseen_elements(model, batches, config.training.seed)
+            self._refer_start(train, pairs, kind)
+            return
+        model.reference_energies = reference_energies(train, kind, self.parts.isolated)
+        add_baseline(config, model, train, pairs)
+        model.standardise(batches)
+
+    def _refer_start(self, train, pairs, kind):
+        """Reference energies of the new data for the model that the fit starts from."""
+        model = self.model
+        before = model.reference_energies
+        if kind == "fit":
+            model.reference_energies = shifted_references(model, train, pairs, self.threads)
+        else:
+            model.reference_energies = reference_energies(train, kind, self.parts.isolated)
+        shifts = zip(model.elements, model.reference_energies - before, strict=True)
+        self.log(
+            f"starts from {self.config.training.start_from}; reference energies of the new data, "
+            f"shifts: {', '.join(f'{element} {shift:+.4f}' for element, shift in shifts)} eV"
         )
 
     def _resume(self, checkpoint):
@@ -371,7 +398,7 @@ def configure(config, settings: dict) -> Config:
     ------
     ConfigError
     """
-    names_epochs = _names_epochs(config)
+    names_epochs, given = _names_epochs(config), _given_model(config)
     if config is None:
         config = default_config()
     elif isinstance(config, str | os.PathLike):
@@ -385,7 +412,15 @@ def configure(config, settings: dict) -> Config:
         # a budget in seconds alone: as many epochs as it allows
         config = override(config, {"training": {"epochs": 0}})
     config = replace(config, optimizer=with_numbers(config.optimizer))
-    return absolute_paths(config)
+    return with_model_of_start(absolute_paths(config), {**given, **changes.get("model", {})})
+
+
+def _given_model(config) -> dict:
+    """The keys of [model] that a configuration sets."""
+    if isinstance(config, Config):
+        return set_on_purpose(config)
+    tables = read_toml(config) if isinstance(config, str | os.PathLike) else config or {}
+    return tables.get("model", {})
 
 
 def _names_epochs(config) -> bool:

@@ -63,7 +63,7 @@ class FullBatchTrainer(Trainer):
             loss += step.loss * len(indices) / n
             gradient = gradient + step.gradient * (len(indices) / n)
             accumulate(sums, step.details["terms"].errors)
-        return loss, gradient, sums
+        return loss, np.where(self.frozen, 0.0, gradient), sums
 
 
 def _search(value, slope, begin, direction, gradient):

@@ -299,7 +299,7 @@ def _species(numbers, elements, offsets, labels) -> tuple[tuple[str, ...], np.nd
         s = int(np.searchsorted(offsets, atom, side="right") - 1)
         raise DataError(
             f"{labels[s]}: atom {atom - offsets[s]} is {chemical_symbols[numbers[atom]]}, which "
-            f"is not among the elements {', '.join(elements)}"
+            f"is not among the elements {', '.join(elements)} that the model knows"
         )
     return elements, species
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fdforce.mixed_batches import force_aware_gradient, with_force_labels
 from fdforce.optimizers import AUTO, OPTIMIZERS, with_numbers
 from fdforce.schedules import SCHEDULES
 from fdforce.selection import ForceDraw
+from fdforce.transfer import frozen
 
 EXPLODED = 1e6
 """A loss so many times the first one (or 1) stops the run."""
@@ -120,6 +121,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.training.schedule]
         start = model.theta.copy()
         self.progress = Progress(start, self._initial_state(), average=start, best_theta=start)
+        self.frozen = frozen(model, config.training.frozen_layers)
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
 
@@ -213,7 +215,9 @@ class Trainer:
         for number, indices in enumerate(batches):
             share = self._share(number / len(batches))
             rate = self.settings.learning_rate * factor(share)
+            before = self.model.theta
             step = self._step(indices, self.loss.at(share), new, rate)
+            self.model.theta = np.where(self.frozen, before, self.model.theta)
             monitor.add(step)
             new.steps += 1
             weight = 1 / (1 + training.average * new.steps)
@@ -244,7 +248,7 @@ class Trainer:
             stencil=differences.stencil, length_scale=differences.length_scale,
         )  # fmt: skip
         self._check(step, indices)
-        return step
+        return replace(step, gradient=np.where(self.frozen, 0.0, step.gradient))
 
     def _kept_units(self, step: int):
         """Factors of theta that leave hidden units out, one choice for a whole step.

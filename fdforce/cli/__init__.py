@@ -13,6 +13,7 @@ from fdforce.cli.messages import debug_option, readable_errors
 
 COMMANDS = {
     "fit": "fdforce.cli.fit:fit",
+    "search": "fdforce.cli.search:search",
     "evaluate": "fdforce.cli.evaluate:evaluate",
     "predict": "fdforce.cli.predict:predict",
     "epsilon": "fdforce.cli.epsilon:epsilon",

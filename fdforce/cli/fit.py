@@ -1,14 +1,12 @@
 """``fdforce fit``."""
 
-import contextlib
-import signal
-import threading
 from pathlib import Path
 
 import click
 
 from fdforce.cli.messages import calibration_table, error_table
 from fdforce.cli.options import command, set_option
+from fdforce.cli.termination import termination_as_interrupt
 from fdforce.examples import EXAMPLES
 
 
@@ -36,6 +34,9 @@ from fdforce.examples import EXAMPLES
     help="Test data, evaluated at the end alone: a file or a fraction; files may be repeated.",
 )
 @click.option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE by default.")
+@click.option(
+    "--start-from", metavar="MODEL", help="Start from this model.npz and keep its table [model]."
+)
 @click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training structures.")
 @click.option(
     "--max-time",
@@ -165,7 +166,7 @@ def _run(config, changes, out, resume, processes):
     settings = resolved.training
     # members of an ensemble share the budget
     printer = EpochPrinter(settings.epochs, settings.max_time / settings.ensemble)
-    with _termination_as_interrupt():
+    with termination_as_interrupt():
         try:
             result = fit(
                 config, out=out, resume=resume, log=printer.log, on_epoch=printer,
@@ -176,23 +177,6 @@ def _run(config, changes, out, resume, processes):
         finally:
             printer.finish()
     _report(result)
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt():
-    """SIGTERM, as queueing systems send it, ends a run like Ctrl-C: with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _report(result):
