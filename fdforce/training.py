@@ -325,7 +325,7 @@ class Trainer:
     def _keep_best(self, new: Progress, row: dict) -> None:
         loss = row["valid_loss"] if self.valid else row["train_loss"]
         if loss < new.best_loss:
-            new.best_theta, new.best_loss, new.best_epoch = new.theta, loss, new.epoch
+            new.best_theta, new.best_loss, new.best_epoch = new.average, loss, new.epoch
 
     def _first_epsilon(self) -> float:
         given = self.config.finite_difference.epsilon

@@ -200,7 +200,8 @@ def test_the_average_is_validated(data):
     seen = [None]
     run = trainer(data, training={"epochs": 5, "average": 0.5}, optimizer={"batch_size": 24})
     begin = run.model.theta
-    progress = run.run(lambda now, row: seen.append(now.theta))
+    averages = []
+    progress = run.run(lambda now, row: (seen.append(now.theta), averages.append(now.average)))
     mean = begin
     for t in range(1, 6):
         mean = mean + (seen[t] - mean) / (1 + 0.5 * t)
@@ -208,6 +209,8 @@ def test_the_average_is_validated(data):
     run.model.theta = progress.average
     losses = run._errors(run.valid, "valid")["valid_loss"]
     assert column(progress, "valid_loss")[-1] == pytest.approx(losses, rel=1e-12)
+    saved = averages[progress.best_epoch - 1]
+    np.testing.assert_array_equal(progress.best_theta, saved)
     plain = trainer(data, training={"epochs": 2}).run()
     np.testing.assert_array_equal(plain.average, plain.theta)
 
