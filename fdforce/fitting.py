@@ -17,6 +17,7 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
+from fdforce.comparison import compare, write_predictions
 from fdforce.config import (
     Config,
     absolute_paths,
@@ -31,8 +32,10 @@ from fdforce.config import (
     to_toml,
 )
 from fdforce.direct_fit import DirectFit
+from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
-from fdforce.evaluation import evaluate, groups
+from fdforce.evaluation import errors, groups, predict
+from fdforce.feature_range import find_out_of_range
 from fdforce.model_file import damaged, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.problem import (
@@ -48,6 +51,7 @@ from fdforce.problem import (
     weigh_groups,
     without_offsets,
 )
+from fdforce.provenance import Session
 from fdforce.reference_energies import reference_energies
 from fdforce.structures import Structures
 from fdforce.threads import limit_threads
@@ -138,7 +142,7 @@ def fit(
         checkpoint = load_checkpoint(directory / "checkpoint.npz")
     else:
         config = configure(config, settings)
-        directory, checkpoint = _new_directory(out, config), None
+        directory, checkpoint = new_directory(out, config), None
     if config.training.device != "cpu":
         raise ConfigError(
             f"training.device = {config.training.device!r}: this version computes on "
@@ -240,6 +244,7 @@ class _Run:
         arrays = {key: value for key, value in arrays.items() if not key.startswith("model_")}
         with damaged(self.directory / "checkpoint.npz", CheckpointError):
             self.trainer.resume(Progress.restore(header["progress"], arrays))
+        self.trainer.scans = read_scans(self.directory, self.trainer.progress.epoch)
         self.log(f"resumed after epoch {self.trainer.progress.epoch}")
 
     def train(self, on_epoch) -> FitResult:
@@ -249,6 +254,8 @@ class _Run:
         archive.write_bytes(self.directory / "config.toml", to_toml(self.config).encode())
         self._write_history()
         self._write_log()
+        session = Session(self.directory, self.threads, self.trainer.progress.epoch)
+        session.write()
         if not self.trainer.progress.epoch:
             self.checkpoint()  # so that a run can be resumed from its first second on
 
@@ -270,21 +277,46 @@ class _Run:
             self.checkpoint()
             raise
         self.checkpoint()
+        seconds = self.trainer.elapsed
         model = self.best_model()
-        metrics = {
-            name: evaluate(model, part, threads=self.threads)
-            for name, part in vars(self.parts).items()
-            if isinstance(part, Structures)
-        }
+        metrics = self._evaluate(model)
         archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
-        self.log(
-            f"{progress.epoch} epochs in {self.trainer.elapsed:.1f} s; "
-            f"best epoch {progress.best_epoch}"
-        )
+        self.log(f"{progress.epoch} epochs in {seconds:.1f} s; best epoch {progress.best_epoch}")
         self._write_log()
+        session.finish(progress.epoch, seconds, best_epoch=progress.best_epoch)
+        self._report()
         rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
         history = dict(zip(COLUMNS, rows.T, strict=True))
         return FitResult(model, metrics, self.directory, history, progress.epsilon)
+
+    def _evaluate(self, model) -> dict:
+        """Errors of every part; what they come from goes to predictions.npz."""
+        metrics, comparisons = {}, {}
+        for name in ("train", "valid", "test"):
+            part = getattr(self.parts, name)
+            if part is None:
+                continue
+            pairs = build_pairs(part, model.cutoff, skin=0.0, threads=self.threads)
+            prediction = predict(model, part, pairs=pairs, threads=self.threads)
+            metrics[name] = errors(part, prediction)
+            # the training set spans the range itself
+            outside = None if name == "train" else find_out_of_range(
+                model, part, pairs=pairs, threads=self.threads
+            )  # fmt: skip
+            comparisons[name] = compare(model, part, prediction, outside)
+        write_predictions(self.directory / "predictions.npz", comparisons)
+        return metrics
+
+    def _report(self) -> None:
+        """Write report.html; a finished run is not lost to a figure that cannot be drawn."""
+        from fdforce.report import write_report
+
+        try:
+            write_report(self.directory)
+        except Exception as problem:
+            what = " ".join(f"{type(problem).__name__}: {problem}".split())
+            self.log(f"no report.html ({what:.200}); `fdforce report {self.directory}` tries again")
+            self._write_log()
 
     def best_model(self):
         """The full model with the best parameters so far."""
@@ -302,6 +334,7 @@ class _Run:
             {"progress": progress.numbers(), "model": header, "fingerprint": self.fingerprint},
             {**arrays, **progress.arrays()},
         )
+        write_scans(self.directory, self.trainer.scans)
         if not progress.epoch:
             return
         save_model(
@@ -420,7 +453,8 @@ def _existing_config(directory: Path) -> Path:
     return directory / "config.toml"
 
 
-def _new_directory(out, config: Config) -> Path:
+def new_directory(out, config: Config) -> Path:
+    """The directory of a new run; raises ConfigError where it holds one already."""
     if out is None:
         name = Path(config.data.train[0]).name.split(".")[0] if config.data.train else "run"
         stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

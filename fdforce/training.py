@@ -12,6 +12,7 @@ import numpy as np
 from fdforce.batch import make_batch
 from fdforce.config import Config
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
+from fdforce.epsilon_scans import scan_entry
 from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, labels_of, summarise, take
 from fdforce.gradient import loss_gradient
@@ -140,6 +141,8 @@ class Progress:
 class Trainer:
     """Trains a model; `progress` holds its state, `run` goes on from there.
 
+    `scans` lists the scans that chose epsilon (`fdforce.epsilon_scans`).
+
     Parameters
     ----------
     model : EnergyModel
@@ -173,6 +176,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.training.schedule]
         self.progress = Progress(model.theta.copy(), self._initial_state())
         self.progress.best_theta = model.theta.copy()
+        self.scans: list[dict] = []
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
 
@@ -271,7 +275,7 @@ class Trainer:
         )  # fmt: skip
         differences = config.finite_difference
         if drifted and differences.epsilon == "auto" and differences.stencil != "complex":
-            new.epsilon, new.reference = self._choose_epsilon(), 0.0
+            new.epsilon, new.reference = self._choose_epsilon(new.epoch), 0.0
             self.log(
                 f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
                 f"{monitor.normalised:.1e}; epsilon chosen again: {old.epsilon:.1e} -> "
@@ -347,11 +351,11 @@ class Trainer:
             return 1e-20
         if given != "auto":
             return float(given)
-        epsilon = self._choose_epsilon()
+        epsilon = self._choose_epsilon(self.progress.epoch)
         self.log(f"epsilon = {epsilon:.1e}")
         return epsilon
 
-    def _choose_epsilon(self) -> float:
+    def _choose_epsilon(self, epoch: int) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
         indices = np.arange(len(self.train))
         if len(indices) > SCAN_STRUCTURES:
@@ -368,6 +372,7 @@ class Trainer:
         except ValueError:
             # no forces among the labels: nothing to displace, any value serves
             return 1e-5
+        self.scans.append(scan_entry(epoch, scan))
         return scan.recommended
 
 

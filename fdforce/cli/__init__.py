@@ -15,6 +15,7 @@ COMMANDS = {
     "fit": "fdforce.cli.fit:fit",
     "evaluate": "fdforce.cli.evaluate:evaluate",
     "predict": "fdforce.cli.predict:predict",
+    "report": "fdforce.cli.report:report",
     "epsilon": "fdforce.cli.epsilon:epsilon",
     "info": "fdforce.cli.info:info",
     "config": "fdforce.cli.config:config",

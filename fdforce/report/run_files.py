@@ -1,0 +1,120 @@
+"""What the directory of a run holds, as far as it got."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fdforce.comparison import Comparison, read_predictions
+from fdforce.epsilon_scans import read_scans
+from fdforce.errors import FdforceError
+from fdforce.provenance import read_sessions
+from fdforce.training import COLUMNS
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Contents of a run directory; what is absent or damaged is empty.
+
+    Attributes
+    ----------
+    directory : Path
+    history : dict of str to ndarray
+        Columns of history.csv, one value per epoch.
+    metrics : dict
+    predictions : dict of str to Comparison
+    scans, sessions : list of dict
+        epsilon_scans.json and provenance.json.
+    config, log : str
+    settings : dict
+        Tables of config.toml.
+    """
+
+    directory: Path
+    history: dict[str, np.ndarray]
+    metrics: dict
+    predictions: dict[str, Comparison]
+    scans: list[dict]
+    sessions: list[dict]
+    config: str
+    log: str
+    settings: dict
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs that are complete."""
+        return len(self.history["epoch"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last session came to its end, so that the predictions are its own."""
+        return bool(self.predictions) and bool(self.sessions) and "ended" in self.sessions[-1]
+
+
+def read_run(directory) -> RunFiles:
+    """Read a run directory.
+
+    Raises
+    ------
+    FdforceError
+        There is no such directory, or it holds no run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FdforceError(f"{directory}: no such directory; give the folder of a run")
+    config = _text(directory / "config.toml")
+    if not config and not (directory / "history.csv").is_file():
+        raise FdforceError(f"{directory}: holds no run (neither config.toml nor history.csv)")
+    try:
+        predictions = read_predictions(directory / "predictions.npz")
+    except FdforceError:
+        predictions = {}
+    try:
+        settings = tomllib.loads(config)
+    except ValueError:
+        settings = {}
+    return RunFiles(
+        directory=directory,
+        history=_history(_text(directory / "history.csv")),
+        metrics=_metrics(_text(directory / "metrics.json")),
+        predictions=predictions,
+        scans=read_scans(directory),
+        sessions=read_sessions(directory),
+        config=config,
+        log=_text(directory / "log.txt"),
+        settings=settings,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _metrics(text) -> dict:
+    try:
+        metrics = json.loads(text)
+        return {part: dict(errors) for part, errors in metrics.items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _history(text) -> dict:
+    """Columns; a last line that is being written, or is cut off, does not count."""
+    rows = []
+    for row in csv.DictReader(text.splitlines()):
+        try:
+            values = [float(row[name] or "nan") for name in COLUMNS]
+        except (KeyError, TypeError, ValueError):
+            continue
+        if np.isfinite(values[0]):
+            rows.append(values)
+    table = np.array(rows).reshape(-1, len(COLUMNS))
+    return dict(zip(COLUMNS, table.T, strict=True))
