@@ -103,7 +103,7 @@ def compare(model, structures, prediction, outside=None) -> Comparison:
     extrapolating, n_extrapolating = None, (0, 0)
     if outside is not None:
         extrapolating = outside.describe(structures, model.descriptor.labels, KEPT)
-        n_extrapolating = len(outside), len(np.unique(outside.structure))
+        n_extrapolating = len(outside), outside.n_structures
     return Comparison(
         elements=list(structures.elements),
         counts=structures.counts,

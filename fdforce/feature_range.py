@@ -58,6 +58,11 @@ class OutOfRange:
     def __len__(self) -> int:
         return len(self.structure)
 
+    @property
+    def n_structures(self) -> int:
+        """Structures with such atoms."""
+        return len(np.unique(self.structure))
+
     def describe(self, structures, labels, n: int | None = None) -> list[dict]:
         """The furthest n atoms (all by default), ready for JSON.
 

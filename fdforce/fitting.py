@@ -53,7 +53,6 @@ from fdforce.problem import (
 )
 from fdforce.provenance import Session
 from fdforce.reference_energies import reference_energies
-from fdforce.structures import Structures
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
 

@@ -60,6 +60,12 @@ from fdforce.examples import EXAMPLES
     type=click.Choice(["central", "forward", "central4", "complex"]),
     help="Finite-difference formula of the force gradient.",
 )
+@click.option(
+    "--log",
+    "log_to",
+    type=click.Choice(["tensorboard"]),
+    help="Also write losses and errors for TensorBoard, in DIR/tensorboard (needs tensorboardX).",
+)
 @set_option
 @click.option(
     "--resume",
@@ -67,7 +73,7 @@ from fdforce.examples import EXAMPLES
     help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
     "threads and checkpoint interval can be changed.",
 )
-def fit(sources, example, valid, test, out, resume, overrides, **training):
+def fit(sources, example, valid, test, out, resume, overrides, log_to, **training):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
 
     Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
@@ -87,7 +93,7 @@ def fit(sources, example, valid, test, out, resume, overrides, **training):
     stencil = training.pop("stencil")
     _change(changes, "training", **training)
     _change(changes, "finite_difference", stencil=stencil)
-    _run(config, changes, out, resume)
+    _run(config, changes, out, resume, log_to)
 
 
 def _check_usage(sources, example, out, resume):
@@ -146,23 +152,36 @@ def _change(changes, table, **values):
         changes.setdefault(table, {}).update(given)
 
 
-def _run(config, changes, out, resume):
+def _run(config, changes, out, resume, log_to):
     from fdforce.cli.progress import EpochPrinter, structure_progress
-    from fdforce.fitting import configure, configure_resumed, fit
+    from fdforce.fitting import configure, configure_resumed, fit, new_directory
+    from fdforce.tensorboard import TensorBoardLog, check_tensorboard
 
     # resolved here as well, for what the progress line has to know
     resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
     printer = EpochPrinter(resolved.training.epochs, resolved.training.max_time)
+    listeners = [printer]
+    if log_to:
+        check_tensorboard()
+        if not resume:
+            out = new_directory(out, resolved)
+        listeners.append(TensorBoardLog(resume or out))
+
+    def after_epoch(progress, row):
+        for listener in listeners:
+            listener(progress, row)
+
     with _termination_as_interrupt():
         try:
             result = fit(
-                config, out=out, resume=resume, log=printer.log, on_epoch=printer,
+                config, out=out, resume=resume, log=printer.log, on_epoch=after_epoch,
                 progress=structure_progress, **changes,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the run was interrupted before its end") from None
         finally:
-            printer.finish()
+            for listener in listeners:
+                listener.finish()
     _report(result)
 
 
@@ -185,17 +204,15 @@ def _termination_as_interrupt():
 
 def _report(result):
     """Errors, files, and what to do next."""
-    from fdforce.report.plots import has_matplotlib, plot_learning_curve
+    from fdforce.report.plots import has_matplotlib
 
     directory = result.directory
     click.echo(f"\n{error_table(result.metrics)}")
-    files = "model.npz, checkpoint.npz, history.csv, metrics.json, config.toml, log.txt"
-    if has_matplotlib():
-        plot_learning_curve(result.history, directory / "learning_curve.png")
-        files += ", learning_curve.png"
-    click.echo(f"\nin {directory}: {files}")
+    names = ("model.npz", "report.html", "metrics.json", "history.csv", "config.toml")
+    files = ", ".join(name for name in names if (directory / name).is_file())
+    click.echo(f"\nin {directory}: {files}, ...")
     if not has_matplotlib():
-        click.echo("no learning_curve.png: it needs matplotlib (pip install 'fdforce[plot]')")
+        click.echo("report.html has no figures: they need matplotlib (pip install 'fdforce[plot]')")
     click.echo(
         f"\nnext:\n  fdforce evaluate {directory / 'model.npz'} DATA\n"
         f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz\n"

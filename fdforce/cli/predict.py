@@ -15,7 +15,10 @@ from fdforce.cli.options import (
 )
 from fdforce.errors import DataError, FdforceError
 
-_LABELS = ("energy", "free_energy", "energies", "forces", "stress", "virial", "stresses")
+_OURS = (
+    "energy", "free_energy", "energies", "forces", "stress", "virial", "stresses",
+    "features_outside",
+)  # fmt: skip
 
 
 @command("predict", short_help="Write what a model predicts for structures.")
@@ -33,7 +36,8 @@ def predict(model, data, output, device, precision, threads):
     OUT may have any format that ASE writes; .extxyz keeps everything. Energies are in eV, energies
     per atom (array "energies") in eV, forces in eV/Å and, where periodic in three directions, the
     stress in eV/Å³ with ASE's sign. What else the input says of a structure is kept. OUT appears
-    when it is complete.
+    when it is complete. Atoms with features outside the range of the training set are counted, and
+    in their structures the array "features_outside" says how many features each atom has there.
 
     \b
     Example:
@@ -45,12 +49,16 @@ def predict(model, data, output, device, precision, threads):
     output = Path(output)
     file_format = _writable_format(output)
     model = load_model(model, precision=precision)
-    frames = []
+    frames, warnings = [], []
     with limit_threads(threads) as threads:
         for path in data:
-            frames += _predicted(model, path, threads)
+            of_file, warning = _predicted(model, path, threads)
+            frames += of_file
+            warnings += warning
     _write(output, frames, file_format)
     click.echo(f"{len(frames)} structures: {output}")
+    for warning in warnings:
+        click.echo(warning, err=True)
 
 
 def _writable_format(output: Path) -> str:
@@ -70,10 +78,12 @@ def _writable_format(output: Path) -> str:
 
 
 def _predicted(model, path, threads):
-    """The structures of a file with predictions in place of their labels."""
+    """The structures of a file with predictions in place of their labels, and warnings."""
     from ase import Atoms
 
     from fdforce import evaluation
+    from fdforce.feature_range import find_out_of_range
+    from fdforce.neighbors import build_pairs
     from fdforce.structure_files import read_file
     from fdforce.structures import read_structures
 
@@ -89,10 +99,29 @@ def _predicted(model, path, threads):
         if message.startswith("atoms["):
             message = f"{Path(path).name}{message.removeprefix('atoms')}"
         raise DataError(message) from problem
-    prediction = evaluation.predict(model, structures, threads=threads)
+    pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
+    prediction = evaluation.predict(model, structures, pairs=pairs, threads=threads)
     for s, atoms in enumerate(frames):
         _label(atoms, prediction, s, structures.offsets)
-    return frames
+    outside = find_out_of_range(model, structures, pairs=pairs, threads=threads)
+    return frames, _mark(frames, outside, structures, Path(path).name) if outside else []
+
+
+def _mark(frames, outside, structures, name):
+    """Write beside atoms that extrapolate how many of their features do, and warn."""
+    import numpy as np
+
+    for s in np.unique(outside.structure):
+        here = outside.structure == s
+        marks = np.zeros(len(frames[s]), dtype=int)
+        marks[outside.atom[here]] = outside.count[here]
+        frames[s].set_array("features_outside", marks)
+    s, atom = outside.structure[0], outside.atom[0]
+    return [
+        f"warning: {name}: {len(outside)} of {structures.n_atoms} atoms ({outside.n_structures} of "
+        f"{len(structures)} structures) have features outside their training range, furthest "
+        f"atom {atom} of structure {s}"
+    ]
 
 
 def _label(atoms, prediction, s, offsets):
@@ -100,7 +129,7 @@ def _label(atoms, prediction, s, offsets):
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
-    for name in _LABELS:
+    for name in _OURS:
         atoms.info.pop(name, None)
         atoms.arrays.pop(name, None)
     of_structure = slice(offsets[s], offsets[s + 1])

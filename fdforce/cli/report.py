@@ -7,7 +7,9 @@ from fdforce.cli.options import command
 
 @command("report", short_help="Write the HTML report of a run again.")
 @click.argument("run_dir", metavar="RUN_DIR")
-@click.option("-o", "--output", metavar="FILE", help="File to write; RUN_DIR/report.html otherwise.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="File to write; RUN_DIR/report.html otherwise."
+)
 def report(run_dir, output):
     """Write the report of the run in RUN_DIR, one self-contained HTML file.
 

@@ -17,7 +17,8 @@ nav ul { columns: 15rem; padding-left: 1.2rem; margin: .8rem 0; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; }
+th { white-space: normal; max-width: 6.5rem; line-height: 1.25;
+  border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; }
 td { border-bottom: 1px solid #e4e4e4; }
 th.text, td.text { text-align: left; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr));
@@ -25,8 +26,8 @@ th.text, td.text { text-align: left; }
 figure { margin: 0; break-inside: avoid; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .875rem; overflow-wrap: anywhere; }
-pre { font-size: .8rem; line-height: 1.4; background: #f6f6f6; padding: .7rem; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
+pre { font-size: .8rem; line-height: 1.4; background: #f6f6f6; padding: .7rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
@@ -115,10 +116,8 @@ def table(columns: list[str], rows: list[list], text: int = 1) -> str:
         + "</tr>\n"
         for row in rows
     )
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
-        "</div>\n"
-    )
+    head = f"<thead><tr>{head}</tr></thead>\n" if any(columns) else ""
+    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>\n'
 
 
 def _shown(cell) -> str:

@@ -75,7 +75,7 @@ def parity(parts: dict, xlabel: str, ylabel: str) -> str:
         for part, (reference, predicted) in parts.items():
             chosen = _thinned(np.abs(predicted - reference))
             axis.plot(
-                reference[chosen], predicted[chosen], ".", color=COLOURS[part], markersize=3,
+                reference[chosen], predicted[chosen], ".", color=COLOURS[part], markersize=3 if len(chosen) > 300 else 6,
                 alpha=0.6, markeredgewidth=0, rasterized=True, label=NAMES[part],
             )  # fmt: skip
         axis.plot([low, high], [low, high], color=_GREY, linewidth=0.7)
@@ -96,7 +96,9 @@ def histogram(parts: dict, xlabel: str, ylabel: str) -> str:
 
     def draw(axis):
         limit = max(_limit(errors) for errors in parts.values())
-        edges = np.linspace(-limit, limit, 52)
+        # an odd number of bins, so that small errors of both signs share one
+        fewest = min(len(errors) for errors in parts.values())
+        edges = np.linspace(-limit, limit, 2 * int(np.clip(1.5 * np.sqrt(fewest), 5, 25)) + 2)
         for part, errors in parts.items():
             counts = np.histogram(errors, edges)[0]
             axis.stairs(
@@ -146,7 +148,7 @@ def angles(magnitude, degrees, part: str) -> str:
             ylim=(max(min(np.quantile(degrees, 0.02), 10), 1e-3), 220),
             xlabel="size of the reference force (eV/Å)", ylabel="angle (degrees)",
         )  # fmt: skip
-        axis.legend(frameon=False, loc="lower left")
+        axis.legend(frameon=False, loc="upper right")
 
     return _svg(draw)
 
@@ -188,15 +190,16 @@ def _thinned(size):
     return np.union1d(chosen, np.argpartition(size, -100)[-100:])
 
 
-def _plain_ticks(axis):
-    """Write 20, 50, 100 or 1e-05 on logarithmic axes; mathematical text would take long to draw."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _set_ticks(axis):
+    """Few ticks; on logarithmic axes 20, 50, 100 or 1e-05, as mathematical text is slow to draw."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     for ticks, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
         if ticks.get_scale() != "log":
+            ticks.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             continue
-        if high < 100 * low:
-            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        subs = (1, 2, 5) if high < 100 * low else (1,)
+        ticks.set_major_locator(LogLocator(subs=subs, numticks=7))
         ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
         ticks.set_minor_formatter(NullFormatter())
 
@@ -208,16 +211,15 @@ def _svg(draw, size=(3.9, 2.9)) -> str:
     with matplotlib.rc_context(_SETTINGS):
         # margins for the longest tick labels; a layout engine would draw everything twice
         figure = Figure(figsize=size)
-        axis = figure.add_axes((0.175, 0.155, 0.805, 0.815))
+        axis = figure.add_axes((0.2, 0.155, 0.78, 0.815))
+        axis.yaxis.set_label_coords(0.05, 0.56, transform=figure.transFigure)
         axis.grid(color="#dddddd", linewidth=0.5)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
         draw(axis)
-        _plain_ticks(axis)
+        _set_ticks(axis)
         content = io.StringIO()
-        figure.savefig(
-            content, format="svg", dpi=180, metadata={"Date": None, "Creator": None}
-        )
+        figure.savefig(content, format="svg", dpi=180, metadata={"Date": None, "Creator": None})
     return _inline(content.getvalue())
 
 

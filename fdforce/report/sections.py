@@ -122,9 +122,7 @@ def _last(column):
 
 def _without_empty(columns, rows, text=1) -> str:
     """A table without the columns that say nothing."""
-    kept = [
-        k for k in range(len(columns)) if k < text or any(row[k] is not None for row in rows)
-    ]
+    kept = [k for k in range(len(columns)) if k < text or any(row[k] is not None for row in rows)]
     return page.table([columns[k] for k in kept], [[row[k] for k in kept] for row in rows], text)
 
 
@@ -473,9 +471,7 @@ def _time(run) -> str:
             ["first epoch (s)", float(seconds[0])],
             ["all epochs with compilation and data (s)", float(elapsed[-1])],
         ]
-    memory = [
-        session["peak_memory_mb"] for session in run.sessions if "peak_memory_mb" in session
-    ]
+    memory = [session["peak_memory_mb"] for session in run.sessions if "peak_memory_mb" in session]
     if memory:
         rows.append(["most memory of the process (MB)", float(max(memory))])
     return page.table(["", ""], rows) if rows else page.paragraph("Nothing is known yet.")
