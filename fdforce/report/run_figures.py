@@ -75,8 +75,9 @@ def parity(parts: dict, xlabel: str, ylabel: str) -> str:
         for part, (reference, predicted) in parts.items():
             chosen = _thinned(np.abs(predicted - reference))
             axis.plot(
-                reference[chosen], predicted[chosen], ".", color=COLOURS[part], markersize=3 if len(chosen) > 300 else 6,
-                alpha=0.6, markeredgewidth=0, rasterized=True, label=NAMES[part],
+                reference[chosen], predicted[chosen], ".", color=COLOURS[part], alpha=0.6,
+                markersize=3 if len(everything) > 1000 else 6, markeredgewidth=0, rasterized=True,
+                label=NAMES[part],
             )  # fmt: skip
         axis.plot([low, high], [low, high], color=_GREY, linewidth=0.7)
         axis.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=xlabel, ylabel=ylabel)

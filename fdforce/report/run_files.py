@@ -109,7 +109,7 @@ def _metrics(text) -> dict:
 def _history(text) -> dict:
     """Columns; a last line that is being written, or is cut off, does not count."""
     rows = []
-    for row in csv.DictReader(text.splitlines()):
+    for row in csv.DictReader(text.rpartition("\n")[0].splitlines()):
         try:
             values = [float(row[name] or "nan") for name in COLUMNS]
         except (KeyError, TypeError, ValueError):
