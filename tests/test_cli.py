@@ -234,8 +234,8 @@ def test_evaluate_json_has_the_keys_of_the_contract(model, fitted, data):
 def stretched(data, tmp_path) -> Path:
     """Two groups of structures; in the last structure every atom is out of place."""
     frames = ase.io.read(data, ":4")
-    for k, atoms in enumerate(frames):
-        atoms.info["config_type"] = "even" if k % 2 == 0 else ""
+    for atoms in frames[::2]:
+        atoms.info["config_type"] = "even"
     results = dict(frames[3].calc.results)
     frames[3].positions *= 1.4
     frames[3].calc = SinglePointCalculator(frames[3], **results)

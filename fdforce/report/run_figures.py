@@ -120,10 +120,10 @@ def outside_histogram(parts: dict) -> int:
 
 
 def _limit(errors) -> float:
-    """All of them, unless the last hundredth is more than three times as far out as the rest."""
+    """All of them, unless the last hundredth is more than twice as far out as the rest."""
     size = np.abs(errors)
     most, rest = size.max(), np.quantile(size, 0.99)
-    return float(1.02 * (most if most <= 3 * rest else 1.5 * rest)) or 1e-9
+    return float(1.02 * (most if most <= 2 * rest else 1.5 * rest)) or 1e-9
 
 
 def angles(magnitude, degrees, part: str) -> str:
