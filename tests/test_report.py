@@ -27,7 +27,7 @@ from fdforce.errors import FdforceError
 from fdforce.evaluation import errors, predict
 from fdforce.feature_range import find_out_of_range
 from fdforce.provenance import read_sessions
-from fdforce.report import write_report
+from fdforce.report import run_figures, write_report
 from fdforce.structures import read_structures
 
 SMALL = {"hidden": [6], "radial_order": 4, "angular_order": 2, "threads": 1, "batch_size": 8}
@@ -342,3 +342,31 @@ def test_predictions_read_again(compared, tmp_path):
     (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:-100])
     with pytest.raises(FdforceError, match="damaged"):
         read_predictions(tmp_path / "p.npz")
+
+
+def test_awkward_numbers_can_be_drawn():
+    """One point, equal values, zeros; warnings are errors here."""
+    one, equal = np.ones(1), np.full(300, 0.5)
+    scan = {"epoch": 0, "epsilon": [1e-8, 1e-7], "err_loss": [None, 1e-9], "recommended": 1e-7}
+    drawn = [
+        run_figures.curves(one, {"train": 2 * one, "valid": np.nan * one}, "epoch", "error"),
+        run_figures.curves(np.arange(3.0), {"": np.zeros(3)}, "epoch", "error"),
+        run_figures.parity({"test": (one, one)}, "reference", "predicted"),
+        run_figures.parity({"test": (np.arange(3e4), np.arange(3e4))}, "reference", "predicted"),
+        run_figures.histogram({"test": np.zeros(3)}, "error", "share"),
+        run_figures.angles(one, one, "test"),
+        run_figures.angles(equal, equal, "test"),
+        run_figures.scans([scan, {**scan, "epoch": 4}]),
+    ]
+    assert all(text.startswith("<svg") for text in drawn)
+    errors = {"train": np.array([0.0] * 500 + [9.0, -9.0]), "test": np.ones(3)}
+    assert run_figures.outside_histogram(errors) == 2
+
+
+def test_scans_that_measured_nothing(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    empty = [{"epoch": 0, "epsilon": [1e-6], "err_loss": [None], "recommended": 1e-6}]
+    (copy / "epsilon_scans.json").write_text(json.dumps(empty))
+    text = text_of(write_report(copy))
+    assert text.count("<svg") == text_of(run / "report.html").count("<svg") - 1

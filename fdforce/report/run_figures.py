@@ -169,9 +169,10 @@ def scans(entries: Sequence[dict]) -> str:
                 label=f"after epoch {entry['epoch']}" if ends else None,
             )  # fmt: skip
             axis.axvline(entry["recommended"], color=colour, linewidth=0.8, linestyle="--")
+        epsilons = np.concatenate([entry["epsilon"] for entry in entries])
         axis.set(
-            xscale="log", yscale="log", xlabel="ε (in units of the length scale)",
-            ylabel="Err[L̃]",
+            xscale="log", yscale="log", xlim=(0.6 * epsilons.min(), 1.6 * epsilons.max()),
+            xlabel="ε (in units of the length scale)", ylabel="Err[L̃]",
         )  # fmt: skip
         axis.legend(frameon=False)
 

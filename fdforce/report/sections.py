@@ -455,10 +455,10 @@ def _epsilon(run) -> str:
         epoch = run.history["epoch"]
         svg = draw.curves(epoch, {"": run.history["err_loss"]}, "epoch", "Err[L̃]")
         drawn.append((svg, "Err[L̃] of each epoch."))
-    if run.scans:
-        drawn.append(
-            (draw.scans(run.scans), "Scans by which ε was chosen; the choices are dashed.")
-        )
+    # of forces alone there is no Err[L̃], and the scan is empty
+    scans = [scan for scan in run.scans if any(scan["err_loss"])]
+    if scans:
+        drawn.append((draw.scans(scans), "Scans by which ε was chosen; the choices are dashed."))
     return html + page.figures(drawn)
 
 
