@@ -158,6 +158,8 @@ def scans(entries: Sequence[dict]) -> str:
     """Err[L~] over epsilon, one curve for each time that it was chosen."""
 
     def draw(axis):
+        epsilons = np.concatenate([entry["epsilon"] for entry in entries])
+        axis.set(xscale="log", xlim=(0.6 * epsilons.min(), 1.6 * epsilons.max()))
         for number, entry in enumerate(entries):
             share = number / max(len(entries) - 1, 1)
             colour = (0.12 + 0.73 * share, 0.31 + 0.14 * share, 0.55 - 0.45 * share)
@@ -169,11 +171,7 @@ def scans(entries: Sequence[dict]) -> str:
                 label=f"after epoch {entry['epoch']}" if ends else None,
             )  # fmt: skip
             axis.axvline(entry["recommended"], color=colour, linewidth=0.8, linestyle="--")
-        epsilons = np.concatenate([entry["epsilon"] for entry in entries])
-        axis.set(
-            xscale="log", yscale="log", xlim=(0.6 * epsilons.min(), 1.6 * epsilons.max()),
-            xlabel="ε (in units of the length scale)", ylabel="Err[L̃]",
-        )  # fmt: skip
+        axis.set(yscale="log", xlabel="ε (in units of the length scale)", ylabel="Err[L̃]")
         axis.legend(frameon=False)
 
     return _svg(draw)
@@ -201,7 +199,7 @@ def _set_ticks(axis):
             ticks.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             continue
         subs = (1, 2, 5) if high < 100 * low else (1,)
-        ticks.set_major_locator(LogLocator(subs=subs, numticks=7))
+        ticks.set_major_locator(LogLocator(subs=subs, numticks=6))
         ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
         ticks.set_minor_formatter(NullFormatter())
 
