@@ -278,18 +278,18 @@ class _Run:
         self.checkpoint()
         seconds = self.trainer.elapsed
         model = self.best_model()
-        metrics = self._evaluate(model)
+        metrics, comparisons = self._evaluate(model)
         archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
         self.log(f"{progress.epoch} epochs in {seconds:.1f} s; best epoch {progress.best_epoch}")
         self._write_log()
         session.finish(progress.epoch, seconds, best_epoch=progress.best_epoch)
-        self._report()
+        self._report(comparisons)
         rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
         history = dict(zip(COLUMNS, rows.T, strict=True))
         return FitResult(model, metrics, self.directory, history, progress.epsilon)
 
-    def _evaluate(self, model) -> dict:
-        """Errors of every part; what they come from goes to predictions.npz."""
+    def _evaluate(self, model) -> tuple[dict, dict]:
+        """Errors of every part, and predictions beside labels."""
         metrics, comparisons = {}, {}
         for name in ("train", "valid", "test"):
             part = getattr(self.parts, name)
@@ -303,14 +303,14 @@ class _Run:
                 model, part, pairs=pairs, threads=self.threads
             )  # fmt: skip
             comparisons[name] = compare(model, part, prediction, outside)
-        write_predictions(self.directory / "predictions.npz", comparisons)
-        return metrics
+        return metrics, comparisons
 
-    def _report(self) -> None:
-        """Write report.html; a finished run is not lost to a figure that cannot be drawn."""
+    def _report(self, comparisons) -> None:
+        """Write predictions.npz and report.html; what fails here does not lose a finished run."""
         from fdforce.report import write_report
 
         try:
+            write_predictions(self.directory / "predictions.npz", comparisons)
             write_report(self.directory)
         except Exception as problem:
             what = " ".join(f"{type(problem).__name__}: {problem}".split())
