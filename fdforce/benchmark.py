@@ -9,11 +9,11 @@ import time
 import numpy as np
 
 from fdforce.config import Config
+from fdforce.data_set import DataSet, residual_target
 from fdforce.gradient import loss_gradient
 from fdforce.losses import Target, make_loss
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
 from fdforce.problem import add_baseline, new_model, without_offsets
-from fdforce.training import DataSet, residual_target
 
 ATOMS = 1500
 """Atoms in the batches that are timed, or all there are."""

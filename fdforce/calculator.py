@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from dataclasses import replace
 
@@ -15,10 +16,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from fdforce.batch import make_batch
 from fdforce.errors import DataError, FdforceError
+from fdforce.models.ensemble import Ensemble, standard_deviation
 from fdforce.neighbors import build_pairs
 from fdforce.structure_checks import check_positions, completed_cell
 from fdforce.structures import Structures
 from fdforce.threads import available_cores, single_blas
+
+STANDARD_DEVIATIONS = ("energy_std", "forces_std")
+"""What the calculator of an ensemble offers besides."""
 
 _STATE = ("positions", "cell", "numbers", "pbc")
 
@@ -52,6 +57,11 @@ class Calculator(AseCalculator):
     every atom) in eV, ``forces`` in eV/Å, and ``stress`` in eV/Å^3, in Voigt order xx yy zz yz xz
     xy and positive under tension, only for cells periodic in three directions.
 
+    Of an ensemble these are the means of the members, and ``get_property`` also knows their
+    standard deviations: ``energy_std`` (eV), which costs nothing, and ``forces_std`` (eV/Å, atoms
+    and components), which takes a backward pass for every member when it is asked for. They are no
+    part of `results`, because ASE takes the names there for its own.
+
     Raises
     ------
     ModelFileError
@@ -83,6 +93,24 @@ class Calculator(AseCalculator):
         self.threads = int(threads)
         self.n_builds = 0
         self._list = None
+        self._deviations = {}
+        if isinstance(model, Ensemble):
+            self.implemented_properties = [*self.implemented_properties, *STANDARD_DEVIATIONS]
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """A result by its name, those of an ensemble included: ASE's method."""
+        if name not in STANDARD_DEVIATIONS or name not in self.implemented_properties:
+            return super().get_property(name, atoms, allow_calculation)
+        if super().get_property("energy", atoms, allow_calculation) is None:
+            return None
+        if name == "forces_std" and name not in self._deviations:
+            if not allow_calculation:
+                return None
+            with _use_threads(self.threads, len(self.atoms)) as threads:
+                state = self.model.forward(self._batch(self.atoms, threads))
+                forces, _ = self.model.member_forces(state)
+            self._deviations[name] = standard_deviation(forces)
+        return copy.copy(self._deviations[name])
 
     def check_state(self, atoms, tol=0.0) -> list[str]:
         """What has changed since the last call: ASE's method, exact and five times faster."""
@@ -113,6 +141,8 @@ class Calculator(AseCalculator):
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if hasattr(state, "atom_energy"):
             self.results["energies"] = state.atom_energy
+        if hasattr(state, "energy_std"):
+            self._deviations = {"energy_std": float(state.energy_std[0])}
         if atoms.pbc.all():
             self.results["stress"] = -full_3x3_to_voigt_6_stress(virial[0]) / batch.volumes[0]
 

@@ -22,6 +22,7 @@ _ARRAYS = (
     "counts", "species", "energies", "predicted_energies", "fixed_energies", "forces",
     "predicted_forces", "stresses", "predicted_stresses",
 )  # fmt: skip
+_DEVIATIONS = ("energy_std", "forces_std")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Comparison:
         (`fdforce.feature_range.OutOfRange.describe`); None where nobody looked.
     n_extrapolating : tuple of int
         All such atoms, and the structures that hold them.
+    energy_std : ndarray, shape (S,), eV, or None
+        Standard deviation of the members of an ensemble.
+    forces_std : ndarray, shape (N, 3), eV/Å, or None
+        The same of the force components.
     """
 
     elements: list
@@ -61,6 +66,8 @@ class Comparison:
     config_types: list = field(default_factory=list)
     extrapolating: list | None = None
     n_extrapolating: tuple = (0, 0)
+    energy_std: np.ndarray | None = None
+    forces_std: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -86,7 +93,7 @@ class Comparison:
         return self.predicted_stresses - self.stresses
 
 
-def compare(model, structures, prediction, outside=None) -> Comparison:
+def compare(model, structures, prediction, outside=None, members=None) -> Comparison:
     """Put predictions beside the labels of their structures.
 
     Parameters
@@ -95,6 +102,8 @@ def compare(model, structures, prediction, outside=None) -> Comparison:
     structures : Structures
     prediction : Prediction
     outside : OutOfRange, optional
+    members : MemberPredictions, optional
+        Of an ensemble, for its standard deviations.
 
     Returns
     -------
@@ -119,6 +128,8 @@ def compare(model, structures, prediction, outside=None) -> Comparison:
         config_types=list(structures.config_types),
         extrapolating=extrapolating,
         n_extrapolating=n_extrapolating,
+        energy_std=None if members is None else members.energy_std,
+        forces_std=None if members is None else members.forces_std,
     )
 
 
@@ -192,10 +203,13 @@ def write_predictions(path, comparisons: dict[str, Comparison]) -> None:
     header, arrays = {"format": FORMAT, "version": VERSION, "parts": {}}, {}
     for part, comparison in comparisons.items():
         header["parts"][part] = {
-            key: value for key, value in vars(comparison).items() if key not in _ARRAYS
-        }
-        for name in _ARRAYS:
+            key: value for key, value in vars(comparison).items()
+            if key not in _ARRAYS + _DEVIATIONS
+        }  # fmt: skip
+        for name in _ARRAYS + _DEVIATIONS:
             values = getattr(comparison, name)
+            if values is None:
+                continue
             if "forces" in name or "stresses" in name:
                 values = values.astype(np.float32)
             elif name in ("counts", "species"):
@@ -215,7 +229,11 @@ def read_predictions(path) -> dict[str, Comparison]:
     header, arrays = archive.read_archive(path, FORMAT, VERSION, FdforceError)
     try:
         return {
-            part: Comparison(**values, **{name: arrays[f"{part}_{name}"] for name in _ARRAYS})
+            part: Comparison(
+                **values,
+                **{name: arrays[f"{part}_{name}"] for name in _ARRAYS},
+                **{name: arrays.get(f"{part}_{name}") for name in _DEVIATIONS},
+            )
             for part, values in header["parts"].items()
         }
     except (KeyError, TypeError, AttributeError) as problem:

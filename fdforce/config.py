@@ -109,18 +109,46 @@ class ModelConfig(AnyModelConfig):
 class LossConfig:
     """What the fit minimizes."""
 
-    energy_weight: float = _key(2.0, "relative weight of the energies", minimum=0)
-    force_weight: float = _key(1.0, "relative weight of the forces", minimum=0)
-    stress_weight: float = _key(1.0, "relative weight of the stresses", minimum=0)
-    force_fraction: float = _key(
-        1.0, "fraction of the structures whose forces are used", minimum=0, maximum=1
+    energy_weight: float | list[float] = _key(
+        2.0, "relative weight of the energies, or [at the start, at the end] of the run", minimum=0
     )
+    force_weight: float | list[float] = _key(
+        1.0, "relative weight of the forces, or [at the start, at the end]", minimum=0
+    )
+    stress_weight: float | list[float] = _key(
+        1.0, "relative weight of the stresses, or [at the start, at the end]", minimum=0
+    )
+    force_fraction: float = _key(
+        1.0, "fraction of the structures, or atoms, whose forces are used", minimum=0, maximum=1
+    )
+    force_selection: str = _key(
+        "structures", "what force_fraction counts", choices=("structures", "atoms")
+    )
+    force_redraw: int = _key(
+        0, "epochs after which force_fraction is drawn anew; 0 = never", minimum=0
+    )
+    error_threshold: float = _key(
+        0.0, "atoms with smaller force errors, in units of the RMSE, do not pull; 0 = all do",
+        minimum=0,
+    )  # fmt: skip
     group_weights: dict[str, list[float]] = _key(
         {},
         "config_type = [energy, force, stress], factors of these squared errors of a group",
         minimum=0,
     )
-    kind: str = _key("squared", "form of the loss")
+    element_weights: dict[str, float] = _key(
+        {}, "element = factor of the squared force errors of its atoms", minimum=0
+    )
+    energy_normalisation: str = _key(
+        "per_atom", "errors of energies that count", choices=("per_atom", "per_structure")
+    )
+    kind: str = _key("squared", "form of the loss: squared, huber, l1 or rmse")
+    huber_delta: float = _key(
+        0.1, "kind huber: error beyond which it is linear, in units of the data's spread", above=0
+    )
+    alpha: float = _key(
+        0.1, "kind rmse: share of the forces, as in ænet-PyTorch", minimum=0, maximum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +170,32 @@ class FiniteDifferenceConfig:
 class OptimizerConfig:
     """How parameters follow from gradients."""
 
-    name: str = _key("adam", "optimizer; least_squares solves model.kind linear at once")
+    name: str = _key("adamw", "optimizer; least_squares solves model.kind linear at once")
     ridge: float = _key(
         0.0, "least_squares: penalty of large coefficients, relative to the data", minimum=0
     )
-    learning_rate: float = _key(0.006, "learning rate at the start of the schedule", above=0)
+    learning_rate: float | str = _key(
+        "auto", "learning rate at the start of the schedule", above=0, choices=("auto",)
+    )
     batch_size: int = _key(16, "structures in a batch", minimum=1)
-    weight_decay: float = _key(0.03, "decay of the weights", minimum=0)
+    weight_decay: float | str = _key(
+        "auto",
+        "decoupled decay: a step takes learning rate * decay of theta",
+        minimum=0,
+        choices=("auto",),
+    )
+    l2: float = _key(0.0, "penalty l2/2 |theta|^2 added to the loss", minimum=0)
     beta1: float = _key(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = _key(0.999, "memory of the mean squared gradient", minimum=0, below=1)
+    covariance: str = _key(
+        "shared",
+        "kalman: one for all units of a layer, a block of each layer, or all parameters",
+        choices=("shared", "layer", "full"),
+    )
+    forgetting: float = _key(
+        0.98, "kalman: memory at the start, which rises to 1", above=0, maximum=1
+    )
+    noise: float = _key(0.1, "kalman: variance of a measurement, in units of the loss", above=0)
     gradient_clip: float = _key(0.0, "largest norm of the gradient; 0 = no limit", minimum=0)
 
 
@@ -166,12 +211,27 @@ class TrainingConfig:
         0, "epochs without improvement before stopping; 0 = never stop early", minimum=0
     )
     schedule: str = _key(
-        "cosine", "course of the learning rate", choices=("cosine", "plateau", "constant")
+        "cosine",
+        "course of the learning rate",
+        choices=("cosine", "exponential", "plateau", "constant"),
+    )
+    warm_up: float = _key(
+        0.01, "share of the run over which the learning rate rises", minimum=0, below=1
+    )
+    final_rate: float = _key(
+        1e-3, "cosine, exponential: last factor of the learning rate", above=0, maximum=1
+    )
+    restarts: int = _key(0, "cosine: how often it begins again", minimum=0)
+    average: float = _key(
+        0.0, "share of the steps so far that validated parameters are a mean over", minimum=0
+    )
+    dropout: float = _key(
+        0.0, "share of the hidden units that a step leaves out", minimum=0, below=1
     )
     plateau_patience: int = _key(
-        20, "schedule plateau: epochs without improvement before a reduction", minimum=1
+        20, "plateau: epochs without improvement before a reduction", minimum=1
     )
-    plateau_factor: float = _key(0.5, "schedule plateau: factor of a reduction", above=0, below=1)
+    plateau_factor: float = _key(0.5, "plateau: factor of a reduction", above=0, below=1)
     seed: int = _key(0, "seed of every random choice", minimum=0)
     threads: int = _key(0, "CPU threads; 0 = all cores", minimum=0)
     device: str = _key("cpu", "where kernels run", choices=("cpu", "cuda"))
@@ -179,6 +239,11 @@ class TrainingConfig:
         "float64", "floating-point type of the kernels", choices=("float32", "float64")
     )
     checkpoint_every: int = _key(10, "epochs between checkpoints", minimum=1)
+    ensemble: int = _key(1, "networks trained with seed, seed + 1, ...; 1 = no ensemble", minimum=1)
+    member: int = _key(
+        -1, "number of the member that a run of an ensemble is, its seed included; -1 = none",
+        minimum=-1,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -583,17 +648,48 @@ def _check_together(config, where):
                 f"{where}: loss.group_weights.{group} = {factors}: give three numbers, for "
                 "energies, forces and stresses"
             )
+    weights = {
+        name: getattr(loss, name) for name in ("energy_weight", "force_weight", "stress_weight")
+    }
+    for name, weight in weights.items():
+        if isinstance(weight, list) and len(weight) != 2:
+            raise ConfigError(
+                f"{where}: loss.{name} = {weight}: give one number, or two, for the start and the "
+                "end of the run"
+            )
+        if isinstance(weight, list) and loss.kind == "rmse" and name != "stress_weight":
+            raise ConfigError(
+                f'{where}: loss.{name} = {weight}: loss.kind = "rmse" has loss.alpha in place of '
+                "energy_weight and force_weight"
+            )
     fractions = [part for part in (data.valid, data.test) if isinstance(part, float)]
     if sum(fractions) >= 1:
         raise ConfigError(
             f"{where}: data.valid = {data.valid} and data.test = {data.test}: "
             "their sum must be less than 1, or nothing is left to train on"
         )
-    if not any((loss.energy_weight, loss.force_weight, loss.stress_weight)):
+    training = config.training
+    if not -1 <= training.member < min(training.ensemble, training.seed + 1):
+        raise ConfigError(
+            f"{where}: training.member = {training.member}: below training.ensemble = "
+            f"{training.ensemble} and at most training.seed = {training.seed}, which is that of "
+            "the ensemble plus the number of the member"
+        )
+    if not any(end_weight(weight) for weight in weights.values()):
         raise ConfigError(
             f"{where}: loss.energy_weight, loss.force_weight and loss.stress_weight are all 0: "
             "at least one must be more than 0"
         )
+
+
+def end_weight(weight: float | list[float]) -> float:
+    """The weight at the end of a run, of one number or of [start, end]."""
+    return weight[-1] if isinstance(weight, list) else weight
+
+
+def start_weight(weight: float | list[float]) -> float:
+    """The weight at the start of a run, of one number or of [start, end]."""
+    return weight[0] if isinstance(weight, list) else weight
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from fdforce.callables import force_loss_gradient
 from fdforce.code_loading import needs_cell, takes_cell, where
 from fdforce.consistency import CERTAINTY, Consistency, check_code
+from fdforce.data_set import DataSet, residual_target
 from fdforce.energy_code import EnergyCode, flat, read_forces
 from fdforce.epsilon import (
     LOWEST,
@@ -32,7 +33,6 @@ from fdforce.model_file import in_precision
 from fdforce.neighbors import build_pairs
 from fdforce.problem import without_offsets
 from fdforce.structures import Structures, to_atoms
-from fdforce.training import DataSet, residual_target
 
 HIGHEST = 0.1
 SKIN = 6.01 * HIGHEST
@@ -425,6 +425,10 @@ def read_monitor(run_directory) -> RunMonitor:
         rows = list(csv.DictReader(file))
     if not rows:
         raise FdforceError(f"{path}: no epoch has been finished")
+    if "member" in rows[0]:
+        raise FdforceError(
+            f"{run_directory}: is an ensemble; watch one of its runs, {run_directory}/member-0"
+        )
     names = ("epoch", "epsilon", "err_loss", "train_force_rmse")
     try:
         columns = [np.array([float(row[name] or "nan") for row in rows]) for name in names]

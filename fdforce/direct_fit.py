@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import time
-
 import numpy as np
 
 from fdforce.errors import ConfigError
 from fdforce.least_squares import RowWeights, solve, weighted_rows
+from fdforce.losses import SquaredLoss
 from fdforce.models.linear import LinearModel
-from fdforce.training import COLUMNS, Trainer
+from fdforce.training import Trainer
 
 BLOCK_BYTES = 32e6
 """Of the rows that are held at a time."""
@@ -33,16 +31,29 @@ class DirectFit(Trainer):
             raise ConfigError(
                 'optimizer.name = "least_squares" solves linear models: take model.kind = "linear"'
             )
-        if not hasattr(loss, "factors"):
-            raise ConfigError(
-                f"loss.kind = {config.loss.kind!r}: least squares minimise the squared loss only"
-            )
-
-    def _find_optimizer(self):
-        return None
+        self._refuse_other_losses()
 
     def _initial_state(self):
         return {}
+
+    def _refuse_other_losses(self):
+        """Least squares know squared errors, with one weight for all forces of a structure."""
+        settings = self.config.loss
+        names = ("energy_weight", "force_weight", "stress_weight")
+        wrong = [name for name in names if isinstance(getattr(settings, name), list)]
+        wrong += [
+            name for name in ("element_weights", "error_threshold") if getattr(settings, name)
+        ]
+        if settings.force_redraw and settings.force_fraction < 1:
+            wrong.append("force_redraw")
+        if not isinstance(self.loss, SquaredLoss):
+            wrong.insert(0, "kind")
+        if wrong:
+            raise ConfigError(
+                f"loss.{wrong[0]} = {getattr(settings, wrong[0])!r}: optimizer.name = "
+                '"least_squares" minimises the squared loss with constant weights of structures; '
+                f"leave loss.{wrong[0]} out, or take another optimizer"
+            )
 
     def run(self, on_epoch=None):
         """Solve, unless a resumed run has been solved already."""
@@ -52,28 +63,15 @@ class DirectFit(Trainer):
                 on_epoch(self.progress, row)
         return self.progress
 
-    def _epoch(self):
-        begun, new = time.monotonic(), copy.copy(self.progress)
-        solution = solve(self._blocks(), ridge=self.config.optimizer.ridge)
+    def _learn(self, new, monitor):
+        solution = solve(self._blocks(), ridge=self.settings.ridge)
         if solution.rank < len(solution.theta):
             self.log(
                 f"{len(solution.theta) - solution.rank} of {len(solution.theta)} coefficients are "
                 "not determined by the data; the smallest that fit are taken"
             )
-        new.theta = self.model.theta = solution.theta
-        row = self._errors(self.train, "train")
-        if self.valid is not None:
-            row |= self._errors(self.valid, "valid")
-        new.epoch = 1
-        self._keep_best(new, row)
-        new.elapsed = self.elapsed
-        row.update(
-            epoch=1, learning_rate=0.0, epsilon=0.0, err_loss=0.0,
-            seconds=time.monotonic() - begun, elapsed=new.elapsed,
-        )  # fmt: skip
-        new.rows = [[np.nan if row.get(c) is None else row[c] for c in COLUMNS]]
-        self.progress = new
-        return row
+        self.model.theta = new.average = solution.theta
+        return self._errors(self.train, "train") | {"learning_rate": 0.0}
 
     def _blocks(self):
         """Rows of the whole loss: its mean over structures is taken over all of them."""
@@ -84,5 +82,6 @@ class DirectFit(Trainer):
             batch, target = self.train.batch(indices, self.threads)
             energy, forces, virial = self.loss.factors(len(structures), target)
             counts = batch.counts
-            weights = RowWeights(energy / counts**2, forces, virial / counts**2)
+            sizes = self.loss.energy_sizes(batch)
+            weights = RowWeights(energy / sizes**2, forces, virial / counts**2)
             yield weighted_rows(self.model, batch, target, weights)

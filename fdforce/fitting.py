@@ -6,7 +6,6 @@ import copy
 import csv
 import difflib
 import io
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fdforce import archive
+from fdforce.assessment import evaluate_run
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
-from fdforce.comparison import compare, write_predictions
 from fdforce.config import (
     Config,
     absolute_paths,
@@ -31,17 +30,19 @@ from fdforce.config import (
     read_toml,
     to_toml,
 )
+from fdforce.data_set import DataSet, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
 from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
-from fdforce.evaluation import errors, groups, predict
-from fdforce.feature_range import find_out_of_range
+from fdforce.evaluation import groups
+from fdforce.full_batch import FullBatchTrainer
+from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
+from fdforce.optimizers import with_numbers
 from fdforce.problem import (
     add_baseline,
     fingerprint,
-    keep_forces,
     loss_of,
     moderate,
     new_model,
@@ -53,11 +54,16 @@ from fdforce.problem import (
 )
 from fdforce.provenance import Session
 from fdforce.reference_energies import reference_energies
+from fdforce.selection import ForceDraw
 from fdforce.threads import limit_threads
-from fdforce.training import COLUMNS, DataSet, Progress, Trainer, residual_target, training_skin
+from fdforce.training import COLUMNS, Progress, Trainer
 
 RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
 """Keys of [training] that a resumed run may change."""
+
+
+TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
+"""optimizer.name -> class, for methods that take more than one gradient per batch."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class FitResult:
     Attributes
     ----------
     model : EnergyModel
-        The best one (least validation loss).
+        The best one (least validation loss); an `Ensemble` of the best of every member.
     metrics : dict
         ``{"train": {...}, "valid": {...}, "test": {...}}``, keys of `fdforce.evaluation.errors`.
     directory : Path
@@ -93,9 +99,12 @@ def fit(
     log: Callable = print,
     on_epoch: Callable | None = None,
     progress: Callable | None = None,
+    processes: int = 1,
     **settings,
 ) -> FitResult:
     """Train a potential.
+
+    The report of the run is drawn on request: ``fdforce.report.write_report(result.directory)``.
 
     Parameters
     ----------
@@ -111,6 +120,9 @@ def fit(
         ``on_epoch(progress, row)`` after every epoch.
     progress : callable, optional
         Wraps the iterator over structures while pairs are listed: ``progress(iterator, total)``.
+    processes : int
+        Members of an ensemble (``training.ensemble``) trained at a time, each by a process of its
+        own with its share of the threads; `on_epoch` and `progress` are not called then.
     **settings
         Overrides: keys of the configuration (``train=[...]``, ``epochs=100``) or whole tables
         (``optimizer={"learning_rate": 1e-3}``).
@@ -151,6 +163,18 @@ def fit(
         raise ConfigError(
             "finite_difference.stencil = 'complex' needs training.precision = 'float64'"
         )
+    if config.training.ensemble > 1 and config.training.member < 0:
+        from fdforce.ensembles import fit_ensemble
+
+        return fit_ensemble(
+            config, directory, checkpoint, processes=processes, log=log,
+            on_epoch=on_epoch, progress=progress, started=started,
+        )  # fmt: skip
+    if processes > 1:
+        raise ConfigError(
+            f"processes = {processes}: they train the members of an ensemble; set "
+            "training.ensemble to their number, or leave processes out"
+        )
     with limit_threads(config.training.threads) as threads:
         run = _Run(config, directory, checkpoint, threads, log, progress, started)
         return run.train(on_epoch)
@@ -173,25 +197,28 @@ class _Run:
             )
         self.model = self._model(train, checkpoint)
         pairs = self._pairs(train, progress)
+        common, common_pairs = train, pairs
         if checkpoint is None:
-            self._prepare_model(train, pairs)
+            if self.parts.common is not None:
+                common = self.parts.common
+                common_pairs = self._pairs(common, progress)
+            self._prepare_model(common, common_pairs)
         train_set = self._data_set(train, pairs)
-        target = keep_forces(
-            train_set.target, train, config.loss.force_fraction, config.training.seed
-        )
-        target = weigh_groups(target, train, config.loss.group_weights)
+        target = weigh_groups(train_set.target, train, config.loss.group_weights)
         train_set = replace(train_set, target=target)
+        chosen = ForceDraw(train_set, config)(0)
         valid, valid_set = self.parts.valid, None
         if valid is not None:
             valid_set = self._data_set(valid, self._pairs(valid, progress))
         bare = without_offsets(self.model)
         if checkpoint is None:
-            bare.scale = self.model.scale = output_scale(train_set)
-            moderate(bare, train_set, loss_of(config, train_set), config)
+            bare.scale = self.model.scale = output_scale(
+                chosen if common is train else self._data_set(common, common_pairs)
+            )
+            moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
-        direct = config.optimizer.name == "least_squares"
-        self.trainer = (DirectFit if direct else Trainer)(
-            bare, train_set, valid_set, loss_of(config, train_set), config,
+        self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
+            bare, train_set, valid_set, loss_of(config, chosen), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip
         if checkpoint is not None:
@@ -226,7 +253,10 @@ class _Run:
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):
-        """Reference energies, baseline and feature statistics of the training set."""
+        """Reference energies, baseline and feature statistics of the training set.
+
+        All members of an ensemble have those of what they divide into training and validation.
+        """
         from fdforce.batch import make_batch
 
         config, model = self.config, self.model
@@ -253,8 +283,9 @@ class _Run:
         archive.write_bytes(self.directory / "config.toml", to_toml(self.config).encode())
         self._write_history()
         self._write_log()
-        session = Session(self.directory, self.threads, self.trainer.progress.epoch)
-        session.write()
+        before = self.trainer.progress.epoch
+        session = Session(self.directory, self.threads, resumed=before > 0)
+        session.write(first_epoch=before + 1)
         if not self.trainer.progress.epoch:
             self.checkpoint()  # so that a run can be resumed from its first second on
 
@@ -270,52 +301,32 @@ class _Run:
             progress = self.trainer.run(after_epoch)
         except TrainingError:
             self.checkpoint()
+            self._end(session, "failed")
             raise
         except KeyboardInterrupt:
             self.log(f"stopped; go on with --resume {self.directory}")
             self.checkpoint()
+            self._end(session, "interrupted")
             raise
         self.checkpoint()
-        seconds = self.trainer.elapsed
         model = self.best_model()
-        metrics, comparisons = self._evaluate(model)
-        archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
-        self.log(f"{progress.epoch} epochs in {seconds:.1f} s; best epoch {progress.best_epoch}")
+        metrics = evaluate_run(
+            self.directory, model, self.parts.by_name(), threads=self.threads, log=self.log
+        )
+        self.log(
+            f"{progress.epoch} epochs in {progress.elapsed:.1f} s; best epoch {progress.best_epoch}"
+        )
         self._write_log()
-        session.finish(progress.epoch, seconds, best_epoch=progress.best_epoch)
-        self._report(comparisons)
+        self._end(session, "finished")
         rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
         history = dict(zip(COLUMNS, rows.T, strict=True))
         return FitResult(model, metrics, self.directory, history, progress.epsilon)
 
-    def _evaluate(self, model) -> tuple[dict, dict]:
-        """Errors of every part, and predictions beside labels."""
-        metrics, comparisons = {}, {}
-        for name in ("train", "valid", "test"):
-            part = getattr(self.parts, name)
-            if part is None:
-                continue
-            pairs = build_pairs(part, model.cutoff, skin=0.0, threads=self.threads)
-            prediction = predict(model, part, pairs=pairs, threads=self.threads)
-            metrics[name] = errors(part, prediction)
-            # the training set spans the range itself
-            outside = None if name == "train" else find_out_of_range(
-                model, part, pairs=pairs, threads=self.threads
-            )  # fmt: skip
-            comparisons[name] = compare(model, part, prediction, outside)
-        return metrics, comparisons
-
-    def _report(self, comparisons) -> None:
-        """Write predictions.npz and report.html; what fails here does not lose a finished run."""
-        from fdforce.report import write_report
-
-        try:
-            write_predictions(self.directory / "predictions.npz", comparisons)
-            write_report(self.directory)
-        except Exception as problem:
-            what = " ".join(f"{type(problem).__name__}: {problem}".split())
-            self.log(f"no report.html ({what:.200}); `fdforce report {self.directory}` tries again")
-            self._write_log()
+    def _end(self, session, outcome) -> None:
+        progress = self.trainer.progress
+        session.finish(
+            outcome, progress.elapsed, last_epoch=progress.epoch, best_epoch=progress.best_epoch
+        )
 
     def best_model(self):
         """The full model with the best parameters so far."""
@@ -388,6 +399,7 @@ def configure(config, settings: dict) -> Config:
     if config.training.max_time and not epochs_given:
         # a budget in seconds alone: as many epochs as it allows
         config = override(config, {"training": {"epochs": 0}})
+    config = replace(config, optimizer=with_numbers(config.optimizer))
     return absolute_paths(config)
 
 
@@ -465,7 +477,7 @@ def new_directory(out, config: Config) -> Path:
     if out.is_file():
         raise ConfigError(f"{out}: is a file; name a directory for the run")
     held = [name for name in ("checkpoint.npz", "model.npz") if (out / name).exists()]
-    if held and not _never_began(out):
+    if held and not never_began(out):
         raise ConfigError(
             f"{out}: already holds a run ({', '.join(held)}); choose another --out, or go on with "
             f"--resume {out}"
@@ -473,10 +485,13 @@ def new_directory(out, config: Config) -> Path:
     return out
 
 
-def _never_began(out: Path) -> bool:
+def never_began(out: Path) -> bool:
     """Whether a run failed before its first epoch was complete, so that nothing can be lost."""
     try:
-        return load_checkpoint(out / "checkpoint.npz")[0]["progress"]["epoch"] == 0
+        header = load_checkpoint(out / "checkpoint.npz")[0]
+        if "members" in header:  # of an ensemble
+            return all(never_began(home) for home in out.glob("member-*"))
+        return header["progress"]["epoch"] == 0
     except (CheckpointError, KeyError, TypeError):
         return False
 

@@ -234,7 +234,8 @@ def relative_loss_error(defect, force_loss) -> float:
     """Err[L~] = ``|L~ - L| / |L|`` over structures (S20, Eqs. 12-14).
 
     For a squared loss L~ - L is half the defect, the difference between the energy slope along g
-    from the replicas and from the forces.
+    from the replicas and from the forces, and L is g.dF / 2. For any other loss `force_loss` is
+    g.dF / 2 too, so that this is the relative error of g.dF; the defect depends on g alone.
     """
     scale = np.linalg.norm(force_loss)
     return float(0.5 * np.linalg.norm(defect) / scale) if scale > 0 else 0.0

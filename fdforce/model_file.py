@@ -12,7 +12,8 @@ from fdforce import archive
 from fdforce.errors import FdforceError, ModelFileError
 
 FORMAT = "fdforce model"
-VERSION = 1
+VERSION = 2
+"""1: one model; 2: an ensemble, whose theta is (N, P)."""
 
 
 def model_contents(model) -> tuple[dict, dict]:
@@ -34,6 +35,8 @@ def model_contents(model) -> tuple[dict, dict]:
     }
     if model.feature_min is not None:
         arrays["feature_min"], arrays["feature_max"] = model.feature_min, model.feature_max
+    if model.theta.ndim == 2:
+        header["members"] = len(model.theta)
     if header["baseline"] == "calculator":
         header["baseline_calculator"] = model.baseline.source
     elif model.baseline is not None:
@@ -45,9 +48,16 @@ def model_contents(model) -> tuple[dict, dict]:
 def make_model(header: dict, arrays: dict):
     """The model of `model_contents`."""
     from fdforce.descriptors import make_descriptor
-    from fdforce.models import MODELS
+    from fdforce.models import MODELS, Ensemble
     from fdforce.models.zbl import BASELINES
 
+    if "members" in header:
+        header, theta = dict(header), arrays["theta"]
+        if theta.ndim != 2 or len(theta) != header.pop("members"):
+            raise ValueError(f"theta has shape {theta.shape}")
+        if not np.isfinite(theta).all():
+            raise ValueError("numbers that are not finite")
+        return Ensemble(make_model(header, {**arrays, "theta": theta[0]}), theta)
     descriptor = make_descriptor(**header["descriptor"])
     model = MODELS[header["kind"]](descriptor, dtype=header["precision"], **header["network"])
     if arrays["theta"].shape != model.theta.shape:
@@ -86,7 +96,7 @@ def save_model(path, model, **provenance) -> None:
     Parameters
     ----------
     path : path
-    model : ElementalNetworks
+    model : ElementalNetworks, LinearModel or Ensemble
     **provenance
         Entries of the header that say where the model comes from: ``epsilon``, ``epoch`` …
 
@@ -100,7 +110,7 @@ def save_model(path, model, **provenance) -> None:
     header, arrays = model_contents(model)
     header = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if "members" in header else 1,
         "units": {"length": "Å", "energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3"},
         **header,
         "provenance": {

@@ -8,23 +8,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fdforce.config import Config
+from fdforce.config import Config, end_weight, keys_of, start_weight
+from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
-from fdforce.losses import Target, make_loss
+from fdforce.losses import Target, WeightedLoss, find_loss
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
-from fdforce.training import DataSet
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The data of a fit: training structures and, where asked for, validation and test ones."""
+    """The data of a fit: training structures and, where asked for, validation and test ones.
+
+    Members of an ensemble have the same test part, and in `common` what each of them divides into
+    training and validation in its own way.
+    """
 
     train: Structures
     valid: Structures | None
     test: Structures | None
     isolated: dict
+    common: Structures | None = None
+
+    def by_name(self) -> dict[str, Structures]:
+        """The parts that there are, of training, validation and test."""
+        parts = {name: getattr(self, name) for name in ("train", "valid", "test")}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def read_parts(config: Config) -> Parts:
@@ -45,19 +55,25 @@ def read_parts(config: Config) -> Parts:
 
     whole, isolated = read(data.train, model.elements or None)
     indices = {"train": np.arange(len(whole))}
-    parts = {}
-    for offset, name in enumerate(("test", "valid")):
+    parts, common = {}, None
+    seed, member = config.training.seed, config.training.member
+    # members of an ensemble, with seeds of their own, hold out the same test part
+    seeds = {"test": seed - max(member, 0), "valid": seed + 1}
+    for name in ("test", "valid"):
         asked = getattr(data, name)
+        if name == "valid" and member >= 0:
+            common = whole.select(indices["train"])
         if isinstance(asked, str | list):
             parts[name] = read(asked, whole.elements)[0]
         elif asked and len(indices["train"]) > 1:
             left = indices["train"]
             share = max(asked * len(whole), 1) / len(left)  # one structure at least
             kept, held = split_structures(
-                whole.select(left), share, how=data.split, seed=config.training.seed + offset
+                whole.select(left), share, how=data.split, seed=seeds[name]
             )
             indices["train"], parts[name] = left[kept], whole.select(left[held])
-    return Parts(whole.select(indices["train"]), parts.get("valid"), parts.get("test"), isolated)
+    train = whole.select(indices["train"])
+    return Parts(train, parts.get("valid"), parts.get("test"), isolated, common)
 
 
 def new_model(config: Config, elements):
@@ -103,23 +119,6 @@ def without_offsets(model):
     return bare
 
 
-def keep_forces(target: Target, structures: Structures, fraction: float, seed: int) -> Target:
-    """Labels with the forces of a random fraction of the structures that have them.
-
-    The choice is made once, by the seed; stresses and energies stay.
-    """
-    if fraction >= 1:
-        return target
-    labelled = np.flatnonzero(structures.has_forces)
-    number = max(round(fraction * len(labelled)), 1) if fraction else 0
-    kept = np.random.default_rng(seed).permutation(labelled)[:number]
-    dropped = np.ones(len(structures), dtype=bool)
-    dropped[kept] = False
-    forces = target.forces.copy()
-    forces[np.repeat(dropped, structures.counts)] = np.nan
-    return replace(target, forces=forces)
-
-
 def weigh_groups(target: Target, structures: Structures, factors: dict) -> Target:
     """Labels with the weights of groups of structures, energy, forces and virial apart.
 
@@ -152,26 +151,58 @@ def weigh_groups(target: Target, structures: Structures, factors: dict) -> Targe
     return replace(target, weight=weight)
 
 
-def loss_of(config: Config, train: DataSet):
-    """The loss of a configuration, in units of what the training labels hold."""
-    units = _units(train)
-    return make_loss(
-        config.loss.kind,
-        energy_weight=config.loss.energy_weight,
-        force_weight=config.loss.force_weight,
-        stress_weight=config.loss.stress_weight,
+def loss_of(config: Config, train: DataSet, kind: str | None = None):
+    """The loss of a configuration, in units of what the training labels hold.
+
+    Parameters
+    ----------
+    config : Config
+    train : DataSet
+    kind : str, optional
+        In place of ``loss.kind``.
+
+    Raises
+    ------
+    ConfigError
+        An unknown kind, or a weight of an element that the data do not have.
+    """
+    settings, kind = config.loss, kind or config.loss.kind
+    form = find_loss(kind)
+    units = _units(train, settings.energy_normalisation)
+    given = [settings.energy_weight, settings.force_weight, settings.stress_weight]
+    ramped = any(isinstance(weight, list) for weight in given)
+    # what a form of the loss has of its own: loss.huber_delta, loss.alpha
+    own = (keys_of(settings).keys() & keys_of(form)) - keys_of(WeightedLoss).keys()
+    return form(
+        *map(end_weight, given),
         energy_unit=units["energy"],
         force_unit=units["forces"],
         virial_unit=units["virial"],
         mean_atoms=train.structures.n_atoms / len(train),
+        energy_normalisation=settings.energy_normalisation,
+        element_weights=_of_elements(settings.element_weights, train.structures.elements),
+        error_threshold=settings.error_threshold,
+        start_weights=tuple(map(start_weight, given)) if ramped else None,
+        **{name: getattr(settings, name) for name in own},
     )
 
 
-def _units(train: DataSet) -> dict:
+def _of_elements(factors: dict, elements) -> tuple[float, ...]:
+    """loss.element_weights in the order of the data's elements; empty where none is given."""
+    unknown = [name for name in factors if name not in elements]
+    if unknown:
+        raise ConfigError(
+            f"loss.element_weights.{unknown[0]}: no training structure has this element; there "
+            f"are: {', '.join(elements)}"
+        )
+    return tuple(factors.get(name, 1.0) for name in elements) if factors else ()
+
+
+def _units(train: DataSet, energy_normalisation: str = "per_atom") -> dict:
     """Root mean squares of what there is to learn; 1 where there is nothing."""
     counts, target = train.structures.counts, train.target
     values = {
-        "energy": target.energy / counts,
+        "energy": target.energy / (counts if energy_normalisation == "per_atom" else 1),
         "forces": target.forces,
         "virial": target.virial / counts[:, None, None],
     }
@@ -190,14 +221,16 @@ def output_scale(train: DataSet) -> float:
     return units["forces"] if has_forces else units["energy"]
 
 
-def moderate(model, train: DataSet, loss, config: Config) -> None:
+def moderate(model, train: DataSet, config: Config) -> None:
     """Shrink the last layers until the first loss is no larger than that of predicting nothing.
+
+    The loss is the squared one of the weights at the end of the run, whatever ``loss.kind`` is.
 
     Features that vary little over the data, but would under strain, are scaled up by their
     standardisation; stresses of a random network may then be thousands of times too large.
     """
-    weights = config.loss
-    most = weights.energy_weight + weights.force_weight + weights.stress_weight
+    loss = loss_of(config, train, kind="squared")
+    most = loss.weights.sum()
     indices = np.arange(len(train))[:: -(-len(train) // 32)]
     batch, target = train.batch(indices, 1)
     state = model.forward(batch)
@@ -208,9 +241,7 @@ def moderate(model, train: DataSet, loss, config: Config) -> None:
 
 def summary(parts: Parts) -> str:
     """One line on the data; raises DataError where there is nothing to learn."""
-    counts = [
-        f"{len(part)} {name}" for name, part in vars(parts).items() if isinstance(part, Structures)
-    ]
+    counts = [f"{len(part)} {name}" for name, part in parts.by_name().items()]
     train = parts.train
     if not (train.has_energy.any() or train.has_forces.any() or train.has_stress.any()):
         raise DataError("the training structures have neither energies nor forces nor stress")

@@ -24,15 +24,15 @@ class Session:
     Parameters
     ----------
     directory : path
-        Of the run; earlier sessions in its provenance.json are kept.
+        Of the run; of a resumed run, earlier sessions in its provenance.json are kept.
     threads : int
-    epoch : int
-        Epochs done before.
+    resumed : bool
+        Whether earlier sessions count.
     """
 
-    def __init__(self, directory, threads: int, epoch: int):
+    def __init__(self, directory, threads: int, *, resumed: bool):
         self.path = Path(directory) / FILE
-        self.earlier = read_sessions(directory) if epoch else []
+        self.earlier = read_sessions(directory) if resumed else []
         self.values = {
             "started": _now(),
             "command": shlex.join(sys.argv),
@@ -43,7 +43,6 @@ class Session:
             "processor": _processor(),
             "cores": available_cores(),
             "threads": threads,
-            "first_epoch": epoch + 1,
         }
 
     def write(self, **values) -> None:
@@ -52,12 +51,20 @@ class Session:
         text = json.dumps({"sessions": [*self.earlier, self.values]}, indent=1)
         archive.write_bytes(self.path, text.encode())
 
-    def finish(self, epoch: int, seconds: float, **values) -> None:
-        """Write it once more, with the end of the session and its peak memory."""
+    def finish(self, outcome: str, seconds: float, **values) -> None:
+        """Write it once more, with the end of the session and its peak memory.
+
+        Parameters
+        ----------
+        outcome : str
+            "finished", "interrupted" or "failed".
+        seconds : float, s
+            Of the run, earlier sessions included.
+        """
         from fdforce.benchmark import peak_memory
 
         self.write(
-            ended=_now(), last_epoch=epoch, seconds=seconds, peak_memory_mb=peak_memory(), **values
+            ended=_now(), outcome=outcome, seconds=seconds, peak_memory_mb=peak_memory(), **values
         )
 
 

@@ -2,30 +2,36 @@
 
 ``schedule(history, settings)`` is called once an epoch with the validation losses so far and
 returns a function of the share of the run that has passed (of its epochs or its time, whichever is
-further), whose value is a factor of the initial learning rate.
+further), whose value is a factor of the initial learning rate. Every schedule begins with a linear
+rise over the share ``training.warm_up``.
 """
 
 from __future__ import annotations
 
 import math
 
-WARM_UP = 0.01
-"""Share of the run over which the cosine schedule rises."""
-FLOOR = 1e-3
-"""Last factor of the cosine schedule."""
+LEAST = 0.1
+"""Factor at which the rise begins."""
 
 
 def cosine(history, settings):
-    """Linear warm-up, then half a cosine down to `FLOOR`."""
+    """Half a cosine down to ``final_rate``, begun again after every restart.
 
-    def factor(progress):
-        progress = min(progress, 1.0)
-        if progress < WARM_UP:
-            return max(progress / WARM_UP, 0.1)
-        fall = (progress - WARM_UP) / (1 - WARM_UP)
-        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * fall))
+    Loshchilov and Hutter, arXiv:1608.03983, Eq. 5, with cycles of equal length.
+    """
+    cycles = settings.restarts + 1
+    low = settings.final_rate
 
-    return factor
+    def factor(fall):
+        within = fall * cycles % 1.0 if fall < 1 else 1.0
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * within))
+
+    return _after_warm_up(factor, settings)
+
+
+def exponential(history, settings):
+    """A fall by the same factor in the same time, down to ``final_rate``."""
+    return _after_warm_up(lambda fall: settings.final_rate**fall, settings)
 
 
 def plateau(history, settings):
@@ -37,12 +43,29 @@ def plateau(history, settings):
             best, since = loss, 0
         elif since >= settings.plateau_patience:
             value, since = value * settings.plateau_factor, 0
-    return lambda progress: value
+    return _after_warm_up(lambda fall: value, settings)
 
 
 def constant(history, settings):
-    """No change."""
-    return lambda progress: 1.0
+    """No change after the rise."""
+    return _after_warm_up(lambda fall: 1.0, settings)
 
 
-SCHEDULES = {"cosine": cosine, "plateau": plateau, "constant": constant}
+def _after_warm_up(factor, settings):
+    """A linear rise, then `factor` of the share of what is left."""
+    rise = settings.warm_up
+
+    def of_share(share):
+        if share < rise:
+            return max(share / rise, LEAST) * factor(0.0)
+        return factor(min((share - rise) / (1 - rise), 1.0))
+
+    return of_share
+
+
+SCHEDULES = {
+    "cosine": cosine,
+    "exponential": exponential,
+    "plateau": plateau,
+    "constant": constant,
+}

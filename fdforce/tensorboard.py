@@ -32,25 +32,30 @@ class TensorBoardLog:
     """The scalars of history.csv, epoch by epoch: ``on_epoch`` of `fdforce.fit`.
 
     Columns of training and validation are under ``train/`` and ``valid/``, the others under
-    ``run/``. Epochs that a resumed run repeats replace those that were written before.
+    ``run/``. Epochs that a resumed run repeats replace those that were written before. Members of
+    an ensemble are runs of their own.
 
     Parameters
     ----------
     directory : path
-        Of the run; events go to ``tensorboard/`` inside it.
+        Of the run; events go to ``tensorboard/`` inside it, of members to ``member-K`` in that.
     """
 
     def __init__(self, directory):
         self.folder = Path(directory) / FOLDER
-        self._writer = None
+        self._writer = self._member = None
 
     def __call__(self, progress, row: dict) -> None:
-        if self._writer is None:
+        member = row.get("member")
+        if self._writer is None or member != self._member:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=progress.epoch)
+            self.finish()
+            folder = self.folder if member is None else self.folder / f"member-{member}"
+            self._writer = SummaryWriter(str(folder), purge_step=progress.epoch)
+            self._member = member
         for column, value in row.items():
-            if column == "epoch" or value is None or not np.isfinite(value):
+            if column in ("epoch", "member") or value is None or not np.isfinite(value):
                 continue
             part, _, name = column.partition("_")
             tag = f"{part}/{name}" if part in ("train", "valid") else f"run/{column}"

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fdforce.batch import make_batch
 from fdforce.config import Config
+from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.epsilon_scans import scan_entry
 from fdforce.errors import ConfigError, TrainingError
-from fdforce.evaluation import groups, labels_of, summarise, take
-from fdforce.gradient import loss_gradient
-from fdforce.losses import Target
-from fdforce.neighbors import TRAINING_SKIN, PairList
-from fdforce.optimizers import OPTIMIZERS
+from fdforce.evaluation import groups, summarise
+from fdforce.mixed_batches import force_aware_gradient, with_force_labels
+from fdforce.optimizers import AUTO, OPTIMIZERS, with_numbers
 from fdforce.schedules import SCHEDULES
-from fdforce.structures import Structures
+from fdforce.selection import ForceDraw
 
 EXPLODED = 1e6
 """A loss so many times the first one (or 1) stops the run."""
@@ -40,67 +38,14 @@ COLUMNS = (
 ``monitor`` the normalised defect that controls epsilon (docs/method.md)."""
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """Structures with what is to be learnt of them and their pair list."""
-
-    structures: Structures
-    target: Target
-    pairs: PairList
-
-    def __len__(self) -> int:
-        return len(self.structures)
-
-    def batch(self, indices, n_chunks: int):
-        """Batch of some structures and their labels."""
-        batch = make_batch(self.structures, self.pairs, indices, n_chunks=n_chunks)
-        return batch, take(self.target, self.structures, indices)
-
-
-def training_skin(differences) -> float:
-    """Skin (Å) that holds every displacement of a run: 6 epsilon a0, and that of the scan."""
-    if differences.epsilon == "auto":
-        return TRAINING_SKIN
-    return max(TRAINING_SKIN, 6.1 * differences.epsilon * differences.length_scale)
-
-
-def residual_target(structures: Structures, offsets=None, baseline=None, pairs=None) -> Target:
-    """Labels less what is fixed in the model: reference energies and baseline.
-
-    Differences of energies are small; without the large constant they keep their digits.
-
-    Parameters
-    ----------
-    structures : Structures
-    offsets : ndarray, shape (n_elements,), eV, optional
-        Reference energies.
-    baseline : object, optional
-        With ``forward(batch)``.
-    pairs : PairList, optional
-        Needed with a baseline.
-
-    Returns
-    -------
-    Target
-    """
-    target = labels_of(structures)
-    energy, forces, virial = target.energy.copy(), target.forces.copy(), target.virial.copy()
-    if offsets is not None:
-        energy -= structures.compositions @ offsets
-    if baseline is not None:
-        fixed = baseline.forward(make_batch(structures, pairs))
-        energy -= fixed.energy
-        forces -= fixed.forces
-        virial -= fixed.virial
-    return Target(energy, forces, virial, target.weight)
-
-
 @dataclass
 class Progress:
     """State of a run between two epochs; all of it goes into a checkpoint."""
 
     theta: np.ndarray
     optimizer: dict
+    average: np.ndarray | None = None
+    steps: int = 0
     epoch: int = 0
     elapsed: float = 0.0
     epsilon: float = 0.0
@@ -112,13 +57,14 @@ class Progress:
 
     def numbers(self) -> dict:
         """What is not an array."""
-        names = ("epoch", "elapsed", "epsilon", "reference", "best_loss", "best_epoch")
+        names = ("epoch", "steps", "elapsed", "epsilon", "reference", "best_loss", "best_epoch")
         return {name: getattr(self, name) for name in names}
 
     def arrays(self) -> dict:
         """The arrays, by name."""
         return {
             "theta": self.theta,
+            "average": self.average,
             "best_theta": self.best_theta,
             "rows": np.array(self.rows, dtype=np.float64).reshape(-1, len(COLUMNS)),
             **{f"optimizer_{key}": value for key, value in self.optimizer.items()},
@@ -133,7 +79,8 @@ class Progress:
             if key.startswith("optimizer_")
         }
         return cls(
-            theta=arrays["theta"], optimizer=optimizer, best_theta=arrays["best_theta"],
+            theta=arrays["theta"], average=arrays["average"], optimizer=optimizer,
+            best_theta=arrays["best_theta"],
             rows=[list(row) for row in arrays["rows"]], **numbers,
         )  # fmt: skip
 
@@ -150,8 +97,7 @@ class Trainer:
     train : DataSet
     valid : DataSet or None
         The best model is that of the least validation loss (training loss without it).
-    loss : callable
-        ``loss(batch, energy, forces, virial, target)``.
+    loss : WeightedLoss
     config : Config
     threads : int
     log : callable
@@ -170,25 +116,25 @@ class Trainer:
     ):
         if not config.training.epochs and not config.training.max_time:
             raise ConfigError("training.epochs = 0 needs training.max_time, or the run never ends")
-        self.model, self.train, self.valid, self.loss = model, train, valid, loss
+        self._draw = ForceDraw(train, config)
+        self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
-        self.optimizer = self._find_optimizer()
+        self.settings = with_numbers(config.optimizer)
         self.schedule = SCHEDULES[config.training.schedule]
-        self.progress = Progress(model.theta.copy(), self._initial_state())
-        self.progress.best_theta = model.theta.copy()
+        start = model.theta.copy()
+        self.progress = Progress(start, self._initial_state(), average=start, best_theta=start)
         self.scans: list[dict] = []
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
 
-    def _find_optimizer(self):
-        name = self.config.optimizer.name
-        if name not in OPTIMIZERS:
-            choices = ", ".join([*OPTIMIZERS, "least_squares"])
-            raise ConfigError(f"optimizer.name = {name!r}: choose one of {choices}")
-        return OPTIMIZERS[name]
-
     def _initial_state(self) -> dict:
-        return self.optimizer.init(self.model.theta)
+        """State of the optimizer before its first step."""
+        if self.settings.name not in OPTIMIZERS:
+            raise ConfigError(
+                f"optimizer.name = {self.settings.name!r}: choose one of {', '.join(AUTO)}"
+            )
+        self.optimizer = OPTIMIZERS[self.settings.name]
+        return self.optimizer.init(self.model.theta, self.model.layers)
 
     def resume(self, progress: Progress) -> None:
         """Go on from a state; its elapsed time counts against the budget."""
@@ -236,62 +182,102 @@ class Trainer:
 
     def _epoch(self) -> dict:
         """One pass over the training set; `progress` changes only when it is complete."""
-        begun, config, old = time.monotonic(), self.config, self.progress
+        begun, old = time.monotonic(), self.progress
         new = copy.copy(old)
         new.optimizer = {key: value.copy() for key, value in old.optimizer.items()}
         self.model.theta, monitor = old.theta, Monitor(old.reference)
-        sums, total, seen, rate = {}, 0.0, 0, 0.0
-        batches, factor = self._batches(old.epoch), self._schedule()
-        for number, indices in enumerate(batches):
-            batch, target = self.train.batch(indices, self.threads)
-            step = loss_gradient(
-                self.model, batch, lambda *result, t=target: self.loss(*result, t),
-                epsilon=old.epsilon, stencil=config.finite_difference.stencil,
-                length_scale=config.finite_difference.length_scale,
-            )  # fmt: skip
-            self._check(step, indices)
-            rate = config.optimizer.learning_rate * factor(self._share(number / len(batches)))
-            self.model.theta = self.optimizer.update(
-                self.model.theta,
-                self._clipped(step.gradient),
-                new.optimizer,
-                rate,
-                config.optimizer,
-            )
-            monitor.add(step)
-            total, seen = total + step.loss * len(indices), seen + len(indices)
-            _accumulate(sums, step.details["terms"].errors)
-            if config.training.max_time and self.elapsed > config.training.max_time:
-                break
+        self.train = self._draw(old.epoch)
+        row = self._learn(new, monitor)
         new.theta, new.epoch = self.model.theta, old.epoch + 1
-        row = {"train_loss": total / seen, **_named("train", sums)}
-        row.update(self._validate())
+        self.model.theta = new.average
+        if self.valid is not None:
+            row |= self._errors(self.valid, "valid")
         self._keep_best(new, row)
-        drifted = monitor.drifted()
-        new.reference = monitor.reference
         row.update(
-            epoch=new.epoch, learning_rate=rate, epsilon=old.epsilon,
+            epoch=new.epoch, epsilon=old.epsilon,
             err_loss=monitor.err_loss, monitor=monitor.normalised,
         )  # fmt: skip
-        differences = config.finite_difference
-        if drifted and differences.epsilon == "auto" and differences.stencil != "complex":
-            new.epsilon, new.reference = self._choose_epsilon(new.epoch), 0.0
-            self.log(
-                f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
-                f"{monitor.normalised:.1e}; epsilon chosen again: {old.epsilon:.1e} -> "
-                f"{new.epsilon:.1e}"
-            )
+        self._watch_epsilon(new, monitor)
         new.elapsed = self.elapsed
         row.update(seconds=time.monotonic() - begun, elapsed=new.elapsed)
         new.rows = [*old.rows, [np.nan if row.get(c) is None else row[c] for c in COLUMNS]]
         self.progress = new
         return row
 
+    def _learn(self, new: Progress, monitor: Monitor) -> dict:
+        """Take the steps of an epoch: `model.theta`, optimizer and average of `new` change.
+
+        Returns
+        -------
+        dict
+            Training errors, the loss before each step, and the last learning rate.
+        """
+        training, sums, total, seen, rate = self.config.training, {}, 0.0, 0, 0.0
+        batches, factor = self._batches(new.epoch), self._schedule()
+        for number, indices in enumerate(batches):
+            share = self._share(number / len(batches))
+            rate = self.settings.learning_rate * factor(share)
+            step = self._step(indices, self.loss.at(share), new, rate)
+            monitor.add(step)
+            new.steps += 1
+            weight = 1 / (1 + training.average * new.steps)
+            new.average = new.average + weight * (self.model.theta - new.average)
+            terms = step.details["terms"]
+            total, seen = total + self.loss.total(terms) * len(indices), seen + len(indices)
+            accumulate(sums, terms.errors)
+            if training.max_time and self.elapsed > training.max_time:
+                break
+        return {"train_loss": total / seen, "learning_rate": rate, **named("train", sums)}
+
+    def _step(self, indices, loss, new: Progress, rate: float):
+        """Change `model.theta` by one step on some structures; returns the `GradientStep`."""
+        model, settings = self.model, self.settings
+        kept = self._kept_units(new.steps)
+        theta, model.theta = model.theta, model.theta * kept
+        step = self._gradient(indices, loss)
+        gradient = self._clipped(kept * step.gradient + settings.l2 * theta)
+        decayed = theta * (1 - rate * settings.weight_decay)
+        model.theta = self.optimizer.update(decayed, gradient, new.optimizer, rate, settings)
+        return step
+
+    def _gradient(self, indices, loss):
+        """Loss and gradient at the current parameters, checked to be sound."""
+        differences = self.config.finite_difference
+        step = force_aware_gradient(
+            self.model, self.train, indices, loss, self.threads, epsilon=self.progress.epsilon,
+            stencil=differences.stencil, length_scale=differences.length_scale,
+        )  # fmt: skip
+        self._check(step, indices)
+        return step
+
+    def _kept_units(self, step: int):
+        """Factors of theta that leave hidden units out, one choice for a whole step.
+
+        r, r+ and r- see the same network, or their difference would be that of two networks.
+        """
+        share = self.config.training.dropout
+        if not share:
+            return 1.0
+        rng = np.random.default_rng([self.config.training.seed, 1, step])
+        return self.model.thinned(share, rng)
+
+    def _watch_epsilon(self, new: Progress, monitor: Monitor) -> None:
+        """Choose epsilon again when the normalised defect has drifted."""
+        drifted, differences = monitor.drifted(), self.config.finite_difference
+        new.reference = monitor.reference
+        if not drifted or differences.epsilon != "auto" or differences.stencil == "complex":
+            return
+        before, new.epsilon, new.reference = new.epsilon, self._choose_epsilon(new.epoch), 0.0
+        self.log(
+            f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
+            f"{monitor.normalised:.1e}; epsilon chosen again: {before:.1e} -> {new.epsilon:.1e}"
+        )
+
     def _batches(self, epoch: int) -> list[np.ndarray]:
         """A new order every epoch, a function of seed and epoch alone."""
         rng = np.random.default_rng([self.config.training.seed, epoch])
         order = rng.permutation(len(self.train))
-        return np.array_split(order, -(-len(order) // self.config.optimizer.batch_size))
+        return np.array_split(order, -(-len(order) // self.settings.batch_size))
 
     def _schedule(self) -> Callable:
         column = COLUMNS.index("valid_loss" if self.valid else "train_loss")
@@ -307,7 +293,7 @@ class Trainer:
         return share
 
     def _clipped(self, gradient):
-        limit, norm = self.config.optimizer.gradient_clip, np.linalg.norm(gradient)
+        limit, norm = self.settings.gradient_clip, np.linalg.norm(gradient)
         return gradient * (limit / norm) if limit and norm > limit else gradient
 
     def _check(self, step, indices) -> None:
@@ -325,10 +311,6 @@ class Trainer:
             "Earlier checkpoints are kept; lower optimizer.learning_rate or check these structures"
         )
 
-    def _validate(self) -> dict:
-        """Validation loss and errors of the current parameters."""
-        return {} if self.valid is None else self._errors(self.valid, "valid")
-
     def _errors(self, part: DataSet, name: str) -> dict:
         """Loss and errors of the current parameters on a data set."""
         sums, total = {}, 0.0
@@ -337,8 +319,8 @@ class Trainer:
             state = self.model.forward(batch)
             terms = self.loss(batch, state.energy, *self.model.forces(state), target)
             total += terms.value * len(indices)
-            _accumulate(sums, terms.errors)
-        return {f"{name}_loss": total / len(part), **_named(name, sums)}
+            accumulate(sums, terms.errors)
+        return {f"{name}_loss": total / len(part), **named(name, sums)}
 
     def _keep_best(self, new: Progress, row: dict) -> None:
         loss = row["valid_loss"] if self.valid else row["train_loss"]
@@ -357,10 +339,11 @@ class Trainer:
 
     def _choose_epsilon(self, epoch: int) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
-        indices = np.arange(len(self.train))
+        displaced = with_force_labels(self.train.target, self.train.structures.counts)
+        indices = np.flatnonzero(displaced) if displaced.any() else np.arange(len(self.train))
         if len(indices) > SCAN_STRUCTURES:
             rng = np.random.default_rng(self.config.training.seed)
-            indices = rng.choice(len(indices), SCAN_STRUCTURES, replace=False)
+            indices = rng.choice(indices, SCAN_STRUCTURES, replace=False)
         batch, target = self.train.batch(indices, self.threads)
         settings = self.config.finite_difference
         try:
@@ -376,10 +359,12 @@ class Trainer:
         return scan.recommended
 
 
-def _accumulate(sums: dict, errors: dict) -> None:
+def accumulate(sums: dict, errors: dict) -> None:
+    """Add sums of errors of a batch to those of others."""
     for quantity, values in errors.items():
         sums[quantity] = sums.get(quantity, 0) + values
 
 
-def _named(part: str, sums: dict) -> dict:
+def named(part: str, sums: dict) -> dict:
+    """Errors from sums, under the names of `COLUMNS`."""
     return {f"{part}_{name}": value for name, value in summarise(sums).items()}

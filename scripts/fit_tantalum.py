@@ -21,6 +21,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from fdforce.batch import make_batch
+from fdforce.data_set import DataSet, residual_target
 from fdforce.descriptors import Bispectrum
 from fdforce.gradient import loss_gradient
 from fdforce.least_squares import RowWeights, solve, weighted_rows
@@ -32,7 +33,6 @@ from fdforce.problem import without_offsets
 from fdforce.structure_files import read_file
 from fdforce.structures import read_structures
 from fdforce.threads import limit_threads
-from fdforce.training import DataSet, residual_target
 
 BAR = 1.6021765e6
 """bar in eV/Å^3, as LAMMPS has it."""

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 import fdforce
+from fdforce.data_set import DataSet, residual_target
 from fdforce.epsilon import FLAT, default_epsilons, fit_error_curve, recommend, scan_model
 from fdforce.errors import TrainingError
 from fdforce.examples import EXAMPLE_SETTINGS, example_files
@@ -42,7 +43,6 @@ from fdforce.neighbors import build_pairs
 from fdforce.problem import without_offsets
 from fdforce.structures import read_structures
 from fdforce.threads import limit_threads
-from fdforce.training import DataSet, residual_target
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 #: Of the rules: scanned range (1 Å), structures, and loss terms of the examples.

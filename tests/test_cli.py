@@ -23,6 +23,7 @@ from fdforce.examples import example_files
 from fdforce.structure_files import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("empty_figures")
 SMALL = (
     "--set=model.hidden=[6]", "--set=model.radial_order=4", "--set=model.angular_order=2",
     "--set=optimizer.batch_size=8", "--threads=1",
@@ -188,6 +189,19 @@ def test_fit_without_matplotlib_says_so(data, tmp_path, monkeypatch):
     assert "without figures: they need matplotlib" in text
 
 
+def test_a_figure_that_cannot_be_drawn_loses_no_run(data, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr("fdforce.report.run_figures._svg", broken)
+    text = succeed("fit", data, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "\nno report.html (ValueError: no font); `fdforce report" in text
+    monkeypatch.undo()
+    succeed("report", tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
 def test_report_is_rebuilt(fitted, tmp_path):
     path = tmp_path / "again.html"
     assert succeed("report", fitted, "-o", path) == f"{path}\n"
@@ -206,6 +220,7 @@ def test_termination_leaves_a_checkpoint(data, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     message = fail("fit", data, "--out", tmp_path / "run", "--epochs", 50, *SMALL)
     assert "interrupted" in message
+    assert "2 of 50 epochs" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()
     text = succeed("fit", "--resume", tmp_path / "run", "--epochs", 3)

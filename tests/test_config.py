@@ -19,6 +19,7 @@ from fdforce.config import (
     absolute_paths,
     config_from_dict,
     default_config,
+    end_weight,
     keys_of,
     load_config,
     override,
@@ -248,9 +249,15 @@ def test_unknown_names(tmp_path, text, expected):
         ("training.epochs=true", "training.epochs = true: expected an integer"),
         ("training.epochs=ten", 'training.epochs = "ten": expected an integer'),
         ("training.seed=-1", "training.seed = -1: must be at least 0"),
-        ("loss.force_weight=true", "loss.force_weight = true: expected a number"),
+        (
+            "loss.force_weight=true",
+            "loss.force_weight = true: expected a number, or a list of numbers",
+        ),
         ("loss.force_weight=-1", "loss.force_weight = -1: must be at least 0"),
         ("loss.force_weight=inf", "loss.force_weight = inf: must be finite"),
+        ("loss.force_weight=[0,-1]", "loss.force_weight = [0, -1]: every item must be at least 0"),
+        ("loss.element_weights={H=-1}", "loss.element_weights = { H = -1 }: must be at least 0"),
+        ("loss.alpha=1.5", "loss.alpha = 1.5: must be at least 0 and at most 1"),
         (
             "loss.force_fraction=1.5",
             "loss.force_fraction = 1.5: must be at least 0 and at most 1",
@@ -338,6 +345,17 @@ def test_rules_between_keys():
         "configuration: loss.energy_weight, loss.force_weight and loss.stress_weight are all 0: "
         "at least one must be more than 0"
     )
+    for weights in ([], [1.0, 2.0, 3.0]):
+        assert message(config_from_dict, {"loss": {"force_weight": weights}}) == (
+            f"configuration: loss.force_weight = {weights}: give one number, or two, for the start "
+            "and the end of the run"
+        )
+    faded = {name: [1.0, 0.0] for name in none}  # nothing to judge the best model by
+    assert "are all 0" in message(config_from_dict, {"loss": faded})
+    assert config_from_dict({"loss": {"force_weight": [0, 1]}}).loss.force_weight == [0.0, 1.0]
+    assert "has loss.alpha in place of" in message(
+        config_from_dict, {"loss": {"kind": "rmse", "force_weight": [0.0, 1.0]}}
+    )
     wider = config_from_dict({"model": {"radial_cutoff": 4.0, "angular_cutoff": 5.0}})
     assert wider.model.angular_cutoff == 5.0
 
@@ -400,10 +418,15 @@ def values_of(table, key):
         "reference_energies": st.sampled_from(rules["choices"])
         | st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         "epsilon": st.just("auto") | numbers,
+        "member": st.just(-1),  # others need an ensemble and its seed
         "group_weights": st.dictionaries(
             TEXT, st.lists(st.floats(0, 1e9), min_size=3, max_size=3), max_size=2
         ),
+        "element_weights": st.dictionaries(TEXT, st.floats(0, 1e9), max_size=2),
+        "kind": st.sampled_from(["squared", "huber", "l1"]),  # rmse refuses some weights
     }
+    if table == "loss" and key.endswith("_weight"):
+        return numbers | st.lists(numbers, min_size=2, max_size=2)
     if key in special:
         return special[key]
     if rules["choices"]:
@@ -423,7 +446,7 @@ ANY_CONFIG = st.fixed_dictionaries(
 
 def weights(mapping):
     names = {"energy_weight": "a", "force_weight": "b", "stress_weight": "c"}
-    return {names[k]: v for k, v in mapping.get("loss", {}).items() if k in names}
+    return {names[k]: end_weight(v) for k, v in mapping.get("loss", {}).items() if k in names}
 
 
 @given(mapping=ANY_CONFIG, comments=st.booleans())

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 
 import fdforce
 from fdforce.cli import main
-from fdforce.config import model_config
+from fdforce.config import TABLES, config_from_dict, model_config
 from fdforce.descriptors import DESCRIPTORS
 from fdforce.examples import example_files
+from fdforce.losses import LOSSES
 from fdforce.structure_files import read_file
 from tests.checks import batch_of, symmetric
 from tests.naive.chebyshev import neighbours
@@ -63,10 +65,35 @@ def test_the_example_code_passes_its_check(folder):
     assert "consistent with the energies: forces, dE/dtheta" in result.output
 
 
+def test_losses():
+    (block,) = blocks("losses.md", "toml")
+    loss = config_from_dict(tomllib.loads(block)).loss
+    assert (loss.energy_weight, loss.force_weight) == ([1.0, 20.0], [0.0, 1.0])
+    page = (DOCS / "losses.md").read_text()
+    kinds = re.findall(r"^\| `(\w+)` \|", page[: page.index("## Weights")], flags=re.MULTILINE)
+    assert kinds == ["kind", *LOSSES]
+    keys = set(re.findall(r"`(\w+)", page))
+    assert set(TABLES["loss"]) - {"kind"} <= keys
+
+
 def test_descriptors(capsys):
     for block in blocks("descriptors.md", "python"):
         exec(compile(block, "descriptors.md", "exec"), {})
     assert capsys.readouterr().out == "(3, 3) [3, 2]\n46 [33, 39, 33] 20\n"
+
+
+def test_ensembles(folder, capsys):
+    import ase.io
+
+    frames = read_file(example_files("ethanol")[1])
+    ase.io.write("train.extxyz", frames[::15])
+    ase.io.write("test.extxyz", frames[5::60])
+    namespace = {}
+    for block in blocks("ensembles.md", "python"):
+        exec(compile(block, "ensembles.md", "exec"), namespace)
+    assert capsys.readouterr().out.endswith("3 ['energy', 'force']\n(9, 3)\n")
+    assert (fdforce.load_model("best.npz").theta == namespace["ensemble"].theta[1]).all()
+    assert len(fdforce.load_model("two.npz")) == 2
 
 
 @pytest.fixture

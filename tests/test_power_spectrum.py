@@ -23,6 +23,7 @@ CASES = {
     "diagonal": dict(cutoff=4.5, radial_order=4, angular_order=2, element_pairs="diagonal"),
     "weighted": dict(cutoff=4.5, radial_order=2, angular_order=3, element_pairs="weighted"),
     "four body": dict(cutoff=4.2, radial_order=2, angular_order=2, four_body=2),
+    "degree": dict(cutoff=4.2, radial_order=4, angular_order=3, max_degree=5, four_body=2),
 }
 EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
@@ -434,7 +435,7 @@ def test_numbers_of_features_and_labels():
 
 
 def test_settings():
-    two = PowerSpectrum(["Ti", "O"], 5.0, 3, 2, "diagonal", 2, 0.5)
+    two = PowerSpectrum(["Ti", "O"], 5.0, 3, 2, "diagonal", 2, 0.5, 4)
     again = PowerSpectrum(**json.loads(json.dumps(two.settings)))
     assert again.settings == two.settings
     assert set(two.settings) == {"elements", *two.setting_help}

@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import fdforce
+from fdforce.calibration import predict_members
 from fdforce.comparison import (
     compare,
     errors_by_element,
@@ -79,6 +80,7 @@ def run(files, tmp_path_factory):
         train=str(files / "train.extxyz"), test=str(files / "test.extxyz"), valid=0.2, out=out,
         epochs=3, log=silent, **SMALL,
     )  # fmt: skip
+    write_report(out)
     return out
 
 
@@ -223,9 +225,11 @@ def test_a_run_that_goes_on_says_whose_predictions_they_are(run, tmp_path):
     fdforce.fit(resume=copy, log=silent)
     sessions = read_sessions(copy)
     assert [session["first_epoch"] for session in sessions] == [1, 4, 6]
-    assert ["ended" in session for session in sessions] == [True, False, True]
-    assert sessions[-1]["last_epoch"] == 8
-    assert "those of the session before" not in text_of(copy / "report.html")
+    assert all(session["ended"] for session in sessions)
+    outcomes = [session["outcome"] for session in sessions]
+    assert outcomes == ["finished", "interrupted", "finished"]
+    assert [session["last_epoch"] for session in sessions] == [3, 5, 8]
+    assert "those of the session before" not in text_of(write_report(copy))
     scans = read_scans(copy)
     assert scans[: len(read_scans(run))] == read_scans(run)
     assert scans[0]["epoch"] == 0
@@ -249,23 +253,16 @@ def test_directories_without_a_run(tmp_path):
         write_report(tmp_path)
 
 
-def test_a_figure_that_cannot_be_drawn_loses_no_run(files, tmp_path, monkeypatch):
-    def broken(*_, **__):
-        raise ValueError("no\nfont")
-
-    monkeypatch.setattr("fdforce.report.run_figures._svg", broken)
+def test_predictions_that_cannot_be_written_lose_no_run(files, tmp_path):
     lines, out = [], tmp_path / "run"
+    (out / "predictions.npz").mkdir(parents=True)
     result = fdforce.fit(
         train=str(files / "train.extxyz"), out=out, epochs=1, log=lines.append, **SMALL
     )
     assert result.metrics["train"]["n_structures"] == 13
-    assert not (out / "report.html").exists()
-    (line,) = [line for line in lines if "no report.html" in line]
-    assert "ValueError: no font" in line
-    assert "\n" not in line
+    (line,) = [line for line in lines if "predictions.npz: cannot be written" in line]
     assert line in (out / "log.txt").read_text()
-    monkeypatch.undo()
-    assert write_report(out).is_file()
+    assert "has not come to its end" in text_of(write_report(out))
 
 
 def test_awkward_labels_have_a_report(tmp_path):
@@ -277,7 +274,7 @@ def test_awkward_labels_have_a_report(tmp_path):
         train=str(tmp_path / "few.extxyz"), valid=0.0, out=tmp_path / "run", epochs=1, log=silent,
         **SMALL,
     )  # fmt: skip
-    outline = Outline(text_of(tmp_path / "run" / "report.html"))
+    outline = Outline(text_of(write_report(tmp_path / "run")))
     assert "nan" not in "".join(cell for row in outline.rows for cell in row).lower()
     assert "no structures besides those of training" in outline.text
 
@@ -288,7 +285,92 @@ def test_a_least_squares_fit_has_a_report(files, tmp_path):
         model={"kind": "linear", "radial_order": 4, "angular_order": 2},
         optimizer={"name": "least_squares"},
     )  # fmt: skip
-    assert "nothing was differenced" in text_of(tmp_path / "run" / "report.html")
+    assert "nothing was differenced" in text_of(write_report(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def ensemble(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "ensemble"
+    return fdforce.fit(
+        train=str(files / "train.extxyz"), test=str(files / "test.extxyz"), valid=0.2, out=out,
+        epochs=3, ensemble=3, log=silent, **SMALL,
+    )  # fmt: skip
+
+
+def test_the_report_of_an_ensemble(ensemble):
+    text = text_of(write_report(ensemble.directory))
+    outline = Outline(text)
+    titles = list(SECTIONS)
+    titles.insert(titles.index("Direction of the forces"), "Disagreement of the members")
+    assert outline.titles == titles
+    errors = ensemble.metrics["test"]
+    rows = [row for row in outline.rows if row]
+    first = next(k for k, row in enumerate(rows) if row[0] == "test")
+    own = [member["force_rmse"] for member in errors["members"]]
+    for row, force in zip(
+        rows[first : first + 4], (errors["force_rmse"], np.mean(own), min(own), max(own)),
+        strict=True,
+    ):  # fmt: skip
+        assert row[5] == f"{1e3 * force:.4g}"
+    calibration = errors["calibration"]["force"]
+    row = row_of(outline, "test", "force")
+    assert row[2] == f"{calibration['rmse_over_std']:.4g}"
+    assert row[3] == f"{100 * calibration['within_1_std']:.4g}"
+    assert "ensemble of 3 members, 3, 3, 3 of 3 epochs" in outline.text
+    # those of an ordinary run, without its scan, and energies and forces over their deviations
+    assert text.count("<svg") == 5 + 3 + 2 + 4 + 3 + 1 + 1 + 2
+    assert "standard deviation of the members (meV/Å)" in outline.text
+    # a line for each member
+    history = np.unique(ensemble.history["member"])
+    assert [row[0] for row in rows if row[1:2] == ["1"] and len(row) == 4] == [
+        f"{k:.0f}" for k in history
+    ]
+
+
+def test_the_members_of_an_ensemble_have_reports(ensemble):
+    outline = Outline(text_of(write_report(ensemble.directory / "member-1")))
+    assert tuple(outline.titles) == SECTIONS
+
+
+def test_an_ensemble_without_the_folders_of_its_members(ensemble, tmp_path):
+    copy = tmp_path / ensemble.directory.name
+    shutil.copytree(ensemble.directory, copy, ignore=shutil.ignore_patterns("member-*"))
+    assert text_of(write_report(copy)) == text_of(write_report(ensemble.directory))
+
+
+def test_an_ensemble_that_was_interrupted(files, tmp_path):
+    def stop(progress, row):
+        if (row["member"], progress.epoch) == (1, 2):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fdforce.fit(
+            train=str(files / "train.extxyz"), out=out, epochs=3, ensemble=3, log=silent,
+            on_epoch=stop, **SMALL,
+        )  # fmt: skip
+    outline = Outline(text_of(write_report(out)))
+    assert "ensemble of 3 members, 3, 2 of 3 epochs" in outline.text
+    assert "has not come to its end" in outline.text
+    assert row_of(outline, "member 1, validation")[1] == "2"
+    fdforce.fit(resume=out, log=silent)
+    sessions = read_sessions(out)
+    assert [session["outcome"] for session in sessions] == ["interrupted", "finished"]
+    assert sessions[0]["members"] == 3
+    assert "has not come to its end" not in text_of(write_report(out))
+
+
+def test_deviations_are_kept(ensemble, files):
+    model = fdforce.load_model(ensemble.directory / "model.npz")
+    structures, _ = read_structures(files / "test.extxyz", elements=model.elements)
+    expected = predict_members(model, structures, threads=1)
+    found = read_predictions(ensemble.directory / "predictions.npz")["test"]
+    # sums over pairs in another order of the batches; kept in float32, 24 bits
+    np.testing.assert_allclose(found.energy_std, expected.energy_std, rtol=1e-9)
+    np.testing.assert_allclose(found.forces_std, expected.forces_std, rtol=2**-23)
+    np.testing.assert_allclose(found.predicted_energies, expected.mean.energies, rtol=1e-12)
+    np.testing.assert_array_equal(model.feature_min, model.member(0).feature_min)
+    assert found.n_extrapolating == [len(find_out_of_range(model, structures)), 1]
 
 
 @pytest.fixture(scope="module")
@@ -349,8 +431,12 @@ def test_awkward_numbers_can_be_drawn():
     one, equal = np.ones(1), np.full(300, 0.5)
     scan = {"epoch": 0, "epsilon": [1e-8, 1e-7], "err_loss": [None, 1e-9], "recommended": 1e-7}
     drawn = [
-        run_figures.curves(one, {"train": 2 * one, "valid": np.nan * one}, "epoch", "error"),
-        run_figures.curves(np.arange(3.0), {"": np.zeros(3)}, "epoch", "error"),
+        run_figures.curves(
+            {"train": [(one, 2 * one)], "valid": [(one, np.nan * one)]}, "epoch", "error"
+        ),
+        run_figures.curves({"": [(np.arange(3.0), np.zeros(3)), (one[:0], one[:0])]}, "e", "y"),
+        run_figures.deviations(one, 0 * one, "test", "eV"),
+        run_figures.deviations(equal, equal, "test", "eV"),
         run_figures.parity({"test": (one, one)}, "reference", "predicted"),
         run_figures.parity({"test": (np.arange(3e4), np.arange(3e4))}, "reference", "predicted"),
         run_figures.histogram({"test": np.zeros(3)}, "error", "share"),

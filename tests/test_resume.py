@@ -16,6 +16,7 @@ import fdforce
 from fdforce.checkpoint import load_checkpoint
 from fdforce.errors import CheckpointError
 from fdforce.examples import example_files
+from fdforce.optimizers import AUTO
 from fdforce.structure_files import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,14 @@ def assert_same_end(directory: Path, whole: Path):
         fdforce.load_model(directory / "model.npz").theta,
         fdforce.load_model(whole / "model.npz").theta,
     )
+    header, expected_header = assert_same_arrays(directory, whole)
+    for name in ("epoch", "epsilon", "reference", "best_loss", "best_epoch"):
+        assert header["progress"][name] == expected_header["progress"][name]
+    assert epochs_in_history(directory) == list(range(1, EPOCHS + 1))
+
+
+def assert_same_arrays(directory: Path, whole: Path):
+    """Everything in the checkpoints but times; returns their headers."""
     (header, arrays), (expected_header, expected) = (
         load_checkpoint(path / "checkpoint.npz") for path in (directory, whole)
     )
@@ -61,9 +70,7 @@ def assert_same_end(directory: Path, whole: Path):
     for name, array in arrays.items():
         if name != "rows":  # they hold times
             np.testing.assert_array_equal(array, expected[name], err_msg=name)
-    for name in ("epoch", "epsilon", "reference", "best_loss", "best_epoch"):
-        assert header["progress"][name] == expected_header["progress"][name]
-    assert epochs_in_history(directory) == list(range(1, EPOCHS + 1))
+    return header, expected_header
 
 
 def epochs_in_history(directory: Path) -> list[int]:
@@ -83,6 +90,32 @@ def test_interrupted_and_resumed(settings, whole, tmp_path, checkpoint_every):
     assert epochs_in_history(tmp_path / "run") == [1, 2, 3]
     fdforce.fit(resume=tmp_path / "run", log=silent)
     assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in AUTO if name != "least_squares"), "kalman full"]
+)
+def test_every_optimizer_resumes(settings, tmp_path, name):
+    """Average and dropout too: whatever decides the next step is in the checkpoint."""
+
+    def interrupt(progress, row):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    name, _, covariance = name.partition(" ")
+    run = {
+        **settings, "epochs": 4, "average": 0.3, "dropout": 0.2,
+        "optimizer": {
+            "name": name, "batch_size": 5, "covariance": covariance or "shared",
+            "gradient_clip": 1.0,
+        },
+    }  # fmt: skip
+    run.pop("batch_size")
+    fdforce.fit(out=tmp_path / "whole", log=silent, **run)
+    with pytest.raises(KeyboardInterrupt):
+        fdforce.fit(out=tmp_path / "run", log=silent, on_epoch=interrupt, **run)
+    fdforce.fit(resume=tmp_path / "run", log=silent)
+    assert_same_arrays(tmp_path / "run", tmp_path / "whole")
 
 
 def test_killed_and_resumed(settings, whole, tmp_path):

@@ -15,6 +15,7 @@ from fdforce.examples import example_files
 from fdforce.structure_files import read_file
 from fdforce.tensorboard import TensorBoardLog
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
 SMALL = ("--set=model.hidden=[4]", "--set=model.radial_order=3", "--set=model.angular_order=1",
          "--threads=1")  # fmt: skip
 
@@ -84,6 +85,22 @@ def test_a_directory_by_default(writers, data, tmp_path, monkeypatch):
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "model.npz").is_file()
     assert writers[0].folder.endswith(f"{folder.name}/tensorboard")
+
+
+def test_members_of_an_ensemble_have_folders_of_their_own(writers, data, tmp_path):
+    out = tmp_path / "run"
+    more = ("--ensemble", 2, "--epochs", 2, "--log", "tensorboard", *SMALL)
+    result = run("fit", data, "--out", out, *more, "--processes", 2)
+    assert result.exit_code == 2
+    assert "drop --processes" in result.output
+    result = run("fit", data, "--out", out, *more)
+    assert result.exit_code == 0, result.output
+    folders = [str(out / "tensorboard" / f"member-{k}") for k in range(2)]
+    assert [(w.folder, w.closed) for w in writers] == [(folder, True) for folder in folders]
+    for row in csv.DictReader((out / "history.csv").read_text().splitlines()):
+        found = writers[int(row["member"])].scalars["train/loss", int(row["epoch"])]
+        # history.csv has ten digits
+        assert found == pytest.approx(float(row["train_loss"]), rel=1e-9)
 
 
 def test_without_tensorboardx_nothing_is_begun(data, tmp_path, monkeypatch):

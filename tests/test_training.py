@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from fdforce.config import default_config, override
+from fdforce.data_set import DataSet, residual_target
 from fdforce.descriptors import Chebyshev
 from fdforce.epsilon import Monitor
 from fdforce.errors import ConfigError, TrainingError
+from fdforce.evaluation import take
 from fdforce.examples import example_files
 from fdforce.losses import SquaredLoss
 from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
-from fdforce.problem import keep_forces
 from fdforce.reference_energies import reference_energies
 from fdforce.schedules import SCHEDULES
+from fdforce.selection import select_forces
 from fdforce.structures import read_structures
-from fdforce.training import COLUMNS, DataSet, Trainer, residual_target
+from fdforce.training import COLUMNS, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +132,99 @@ def test_epsilon_is_chosen_again_when_the_defect_drifts(data):
     assert any("epsilon chosen again: 1.0e-03 -> " in line for line in lines)
 
 
+def test_epsilon_is_chosen_on_structures_with_forces(data):
+    """The scan takes 32 structures; with forces of one in a hundred it must not miss them."""
+    train = data[0]
+    many = np.resize(np.arange(len(train)), 100)
+    structures = train.structures.select(many)
+    wide = DataSet(structures, take(train.target, train.structures, many),
+                   build_pairs(structures, 3.5))  # fmt: skip
+    for seed in range(4):
+        tables = {"training": {"epochs": 1, "seed": seed}, "loss": {"force_fraction": 0.01}}
+        run = trainer((wide, None), **tables)
+        assert run._choose_epsilon(0) != 1e-5  # what is taken where nothing can be displaced
+
+
 def test_a_given_epsilon_is_kept(data):
     run = trainer(data, training={"epochs": 2}, finite_difference={"epsilon": 2e-4})
     run.progress.reference = 1e-15
     assert column(run.run(), "epsilon").tolist() == [2e-4, 2e-4]
+
+
+def test_dropout_leaves_hidden_units_out(data):
+    run = trainer(data)
+    model = run.model
+    kept = model.thinned(0.5, np.random.default_rng(0))
+    n = model.descriptor.n_features
+    first, second = np.split(kept.reshape(len(model.elements), -1), [(n + 1) * 6], axis=1)
+    assert (first == 1).all()  # features are not dropped
+    assert (second[:, -1] == 1).all()  # nor the bias of the output
+    assert set(second[:, :-1].ravel()) == {0.0, 2.0}  # the others keep the mean of the sum
+    share = np.mean([model.thinned(0.3, np.random.default_rng(k))[-7:-1] == 0 for k in range(300)])
+    assert share == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 1800) ** 0.5)
+
+
+def test_dropout_is_frozen_over_the_replicas(data):
+    """With one mask for r, r+ and r- the difference is that of one network; with two it is not."""
+
+    def error(masks):
+        run = trainer(data, training={"dropout": 0.5})
+        run.progress.epsilon = 1e-5
+        model, whole = run.model, run.model.theta
+        forward, given = model.forward, iter(masks)
+
+        def masked(batch):
+            model.theta = whole * model.thinned(0.5, np.random.default_rng(next(given)))
+            return forward(batch)
+
+        model.forward = masked
+        return run._gradient(np.arange(8), run.loss).loss_error
+
+    # central: epsilon squared; with another mask the slope along g is that of another network
+    assert error([3, 3]) < 1e-7
+    assert error([3, 4]) > 0.01
+
+
+def test_dropout_trains_the_units_it_keeps(data):
+    run = trainer(data, training={"dropout": 0.5}, optimizer={"weight_decay": 0.0})
+    run.progress.epsilon = 1e-5
+    kept, before = run._kept_units(0), run.model.theta.copy()
+    run._step(np.arange(8), run.loss, run.progress, 1e-3)
+    moved = run.model.theta != before
+    np.testing.assert_array_equal(moved[kept == 0], False)
+    assert moved[kept != 0].mean() > 0.3  # the weights into a dropped unit stay too
+
+
+def test_the_average_is_validated(data):
+    """A share a of the steps so far: after t steps the last one weighs 1 / (1 + a t)."""
+    seen = [None]
+    run = trainer(data, training={"epochs": 5, "average": 0.5}, optimizer={"batch_size": 24})
+    begin = run.model.theta
+    progress = run.run(lambda now, row: seen.append(now.theta))
+    mean = begin
+    for t in range(1, 6):
+        mean = mean + (seen[t] - mean) / (1 + 0.5 * t)
+    np.testing.assert_allclose(progress.average, mean, rtol=1e-12)
+    run.model.theta = progress.average
+    losses = run._errors(run.valid, "valid")["valid_loss"]
+    assert column(progress, "valid_loss")[-1] == pytest.approx(losses, rel=1e-12)
+    plain = trainer(data, training={"epochs": 2}).run()
+    np.testing.assert_array_equal(plain.average, plain.theta)
+
+
+def test_penalty_and_decay_shrink_parameters(data):
+    def after(**settings):
+        run = trainer(data, optimizer={"name": "sgd", **settings})
+        run.progress.epsilon = 1e-5
+        before = run.model.theta
+        run._step(np.arange(8), run.loss, run.progress, 0.01)
+        return before, run.model.theta
+
+    before, plain = after(weight_decay=0.0)
+    _, decayed = after(weight_decay=0.5)
+    np.testing.assert_allclose(decayed, plain - 0.01 * 0.5 * before, atol=1e-14)
+    _, penalised = after(weight_decay=0.0, l2=0.5)  # a tenth of it reaches the first momentum
+    np.testing.assert_allclose(penalised, plain - 0.01 * 0.1 * 0.5 * before, atol=1e-14)
 
 
 def test_gradient_clipping_bounds_the_norm(data):
@@ -170,26 +261,47 @@ def test_monitor_sums_over_structures():
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_force_fraction_keeps_whole_structures(data, fraction):
     train = data[0]
-    target = keep_forces(train.target, train.structures, fraction, seed=2)
+    target = select_forces(train.target, train.structures, fraction, "structures", seed=2)
     kept = ~np.isnan(target.forces).reshape(len(train), -1)
     assert set(kept.sum(axis=1)) <= {0, kept.shape[1]}
     assert kept.all(axis=1).sum() == round(fraction * len(train))
     np.testing.assert_array_equal(target.energy, train.target.energy)
 
 
+def schedule(name, history=(), **settings):
+    settings = override(default_config(), {"training": settings}).training
+    return SCHEDULES[name](list(history), settings)
+
+
 def test_plateau_reduces_after_waiting():
-    settings = override(
-        default_config(), {"training": {"plateau_patience": 2, "plateau_factor": 0.5}}
-    ).training
-    plateau = SCHEDULES["plateau"]
-    assert plateau([3.0, 2.0, 1.0], settings)(0.5) == 1.0
-    assert plateau([3.0, 2.0, 2.5, 2.5], settings)(0.5) == 0.5
-    assert plateau([3.0, 2.0, 2.5, 2.5, 2.5, 2.5], settings)(0.5) == 0.25
+    settings = {"plateau_patience": 2, "plateau_factor": 0.5}
+    assert schedule("plateau", [3.0, 2.0, 1.0], **settings)(0.5) == 1.0
+    assert schedule("plateau", [3.0, 2.0, 2.5, 2.5], **settings)(0.5) == 0.5
+    assert schedule("plateau", [3.0, 2.0, 2.5, 2.5, 2.5, 2.5], **settings)(0.5) == 0.25
 
 
-def test_cosine_rises_and_falls_to_its_floor():
-    factor = SCHEDULES["cosine"]([], default_config().training)
-    assert factor(0.0) == 0.1
-    assert factor(0.01) == pytest.approx(1.0)
-    assert factor(0.505) == pytest.approx(0.5 * (1 + 1e-3), rel=1e-12)
-    assert factor(1.0) == factor(1.5) == pytest.approx(1e-3)
+def test_cosine_falls_to_its_last_factor():
+    factor = schedule("cosine", final_rate=0.01, warm_up=0.2)
+    assert factor(0.2) == pytest.approx(1.0)
+    assert factor(0.6) == pytest.approx(0.5 * (1 + 0.01), rel=1e-12)
+    assert factor(1.0) == factor(1.5) == pytest.approx(0.01)
+
+
+def test_cosine_begins_again():
+    factor = schedule("cosine", restarts=2, warm_up=0.0, final_rate=1e-3)
+    assert [factor(k / 3 + 1e-12) for k in range(3)] == pytest.approx([1.0] * 3, rel=1e-9)
+    assert factor(1 / 3 - 1e-9) == factor(1.0) == pytest.approx(1e-3, rel=1e-6)
+
+
+def test_exponential_falls_by_equal_factors():
+    factor = schedule("exponential", final_rate=1e-4, warm_up=0.0)
+    assert [factor(s) for s in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.1, 0.01, 1e-4], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_rises_first(name):
+    factor = schedule(name, [1.0], warm_up=0.1)
+    assert factor(0.0) == pytest.approx(0.1)
+    assert factor(0.05) == pytest.approx(0.5)
+    assert factor(0.1) == pytest.approx(1.0)
+    assert schedule(name, [1.0], warm_up=0.0)(0.0) == pytest.approx(1.0)

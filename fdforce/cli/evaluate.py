@@ -2,7 +2,13 @@
 
 import click
 
-from fdforce.cli.messages import element_table, error_table, extrapolation_table, print_json
+from fdforce.cli.messages import (
+    calibration_table,
+    element_table,
+    error_table,
+    extrapolation_table,
+    print_json,
+)
 from fdforce.cli.options import (
     command,
     data_argument,
@@ -38,19 +44,19 @@ def evaluate(
     element where there are several; and which atoms extrapolate: their features lie outside the
     range of the training set. Several DATA files count as one data set. JSON is in eV/atom, eV/Å
     and eV/Å³; stress is null where there is none. --plot draws predicted against reference values.
+    Of an ensemble the errors are those of the mean; those of the members follow, and how well the
+    standard deviation of the members tells the errors.
 
     \b
     Example:
       fdforce evaluate runs/first/model.npz test.extxyz
       fdforce evaluate runs/first/model.npz test.extxyz --json
     """
-    from fdforce.comparison import compare, errors_by_element, errors_by_group
-    from fdforce.evaluation import errors, predict
-    from fdforce.feature_range import find_out_of_range
+    from fdforce.assessment import assess
+    from fdforce.calibration import member_range
+    from fdforce.comparison import errors_by_element, errors_by_group
     from fdforce.model_file import load_model
-    from fdforce.neighbors import build_pairs
     from fdforce.structures import read_structures
-    from fdforce.threads import limit_threads
 
     if plot:
         from fdforce.report.plots import check_plot_file
@@ -61,17 +67,13 @@ def evaluate(
         data, elements=model.elements, require_labels=True,
         energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
     )  # fmt: skip
-    with limit_threads(threads) as threads:
-        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
-        prediction = predict(model, structures, pairs=pairs, threads=threads)
-        outside = find_out_of_range(model, structures, pairs=pairs, threads=threads)
-    found = errors(structures, prediction)
-    comparison = compare(model, structures, prediction)
+    assessed = assess(model, structures, threads=threads)
+    found, comparison, outside = assessed.errors(), assessed.compare(), assessed.outside
     by_group, by_element = errors_by_group(comparison), errors_by_element(comparison)
     if plot:
         from fdforce.report.plots import plot_parity
 
-        plot_parity(structures, prediction, plot)
+        plot_parity(structures, assessed.prediction, plot)
     labels = model.descriptor.labels
     if as_json:
         extrapolating = None if outside is None else outside.describe(structures, labels)
@@ -80,7 +82,11 @@ def evaluate(
              "extrapolating": extrapolating}
         )  # fmt: skip
         return
-    click.echo(error_table({"data": found}))
+    if assessed.members is None:
+        click.echo(error_table({"data": found}))
+    else:
+        click.echo(error_table({"mean": found, **member_range(found)}))
+        click.echo(f"\n{calibration_table({'data': found})}")
     if len(by_group) > 1:
         named = {group or "(none)": errors for group, errors in by_group.items()}
         click.echo(f"\nby config_type\n{error_table(named)}")

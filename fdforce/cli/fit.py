@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fdforce.cli.messages import error_table
+from fdforce.cli.messages import calibration_table, error_table
 from fdforce.cli.options import command, set_option
 from fdforce.examples import EXAMPLES
 
@@ -66,6 +66,15 @@ from fdforce.examples import EXAMPLES
     type=click.Choice(["tensorboard"]),
     help="Also write losses and errors for TensorBoard, in DIR/tensorboard (needs tensorboardX).",
 )
+@click.option(
+    "--ensemble", type=click.IntRange(min=1), help="Networks to train, with seeds from --seed on."
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Members of an ensemble to train at a time, each with its share of the threads.",
+)
 @set_option
 @click.option(
     "--resume",
@@ -73,7 +82,7 @@ from fdforce.examples import EXAMPLES
     help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
     "threads and checkpoint interval can be changed.",
 )
-def fit(sources, example, valid, test, out, resume, overrides, log_to, **training):
+def fit(sources, example, valid, test, out, resume, processes, overrides, log_to, **training):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
 
     Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
@@ -85,15 +94,18 @@ def fit(sources, example, valid, test, out, resume, overrides, log_to, **trainin
       fdforce fit --example --out runs/ethanol
       fdforce fit train.extxyz --valid 0.1 --test test.extxyz --max-time 600
       fdforce fit config.toml --set optimizer.learning_rate=0.001
+      fdforce fit --example --ensemble 8 --processes 2 --max-time 600
       fdforce fit --resume runs/ethanol
     """
     _check_usage(sources, example, out, resume)
+    if log_to and processes > 1:
+        raise click.UsageError("--log follows members that are trained in turn; drop --processes")
     config, changes = _settings(sources, example, resume, overrides)
     _change(changes, "data", valid=_part(valid, "--valid"), test=_part(test, "--test"))
     stencil = training.pop("stencil")
     _change(changes, "training", **training)
     _change(changes, "finite_difference", stencil=stencil)
-    _run(config, changes, out, resume, log_to)
+    _run(config, changes, out, resume, processes, log_to)
 
 
 def _check_usage(sources, example, out, resume):
@@ -152,20 +164,21 @@ def _change(changes, table, **values):
         changes.setdefault(table, {}).update(given)
 
 
-def _run(config, changes, out, resume, log_to):
+def _run(config, changes, out, resume, processes, log_to):
     from fdforce.cli.progress import EpochPrinter, structure_progress
+    from fdforce.errors import TrainingError
     from fdforce.fitting import configure, configure_resumed, fit, new_directory
     from fdforce.tensorboard import TensorBoardLog, check_tensorboard
 
     # resolved here as well, for what the progress line has to know
     resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
-    printer = EpochPrinter(resolved.training.epochs, resolved.training.max_time)
-    listeners = [printer]
+    settings = resolved.training
     if log_to:
         check_tensorboard()
-        if not resume:
-            out = new_directory(out, resolved)
-        listeners.append(TensorBoardLog(resume or out))
+    directory = Path(resume) if resume else new_directory(out, resolved)
+    # members of an ensemble share the budget
+    printer = EpochPrinter(settings.epochs, settings.max_time / settings.ensemble)
+    listeners = [printer, *([TensorBoardLog(directory)] if log_to else [])]
 
     def after_epoch(progress, row):
         for listener in listeners:
@@ -174,15 +187,33 @@ def _run(config, changes, out, resume, log_to):
     with _termination_as_interrupt():
         try:
             result = fit(
-                config, out=out, resume=resume, log=printer.log, on_epoch=after_epoch,
-                progress=structure_progress, **changes,
+                config, out=None if resume else directory, resume=resume, log=printer.log,
+                on_epoch=after_epoch, progress=structure_progress, processes=processes, **changes,
             )  # fmt: skip
+        except TrainingError:
+            _write_report(directory)
+            raise
         except KeyboardInterrupt:
+            _write_report(directory)
             raise KeyboardInterrupt("the run was interrupted before its end") from None
         finally:
             for listener in listeners:
                 listener.finish()
+    _write_report(directory)
     _report(result)
+
+
+def _write_report(directory):
+    """Write report.html of a run that began; a figure that cannot be drawn does not lose it."""
+    from fdforce.report import write_report
+
+    if not (directory / "config.toml").is_file():
+        return
+    try:
+        write_report(directory)
+    except Exception as problem:
+        what = " ".join(f"{type(problem).__name__}: {problem}".split())
+        click.echo(f"no report.html ({what:.200}); `fdforce report {directory}` tries again")
 
 
 @contextlib.contextmanager
@@ -208,13 +239,18 @@ def _report(result):
 
     directory = result.directory
     click.echo(f"\n{error_table(result.metrics)}")
+    if "member" in result.history:
+        click.echo(f"\n{calibration_table(result.metrics)}")
     names = ("model.npz", "report.html", "metrics.json", "history.csv", "config.toml")
     files = ", ".join(name for name in names if (directory / name).is_file())
+    if "member" in result.history:
+        files += ", the run of every member in member-0, member-1, …"
     click.echo(f"\nin {directory}: {files}, ...")
     if not has_matplotlib():
         click.echo("report.html has no figures: they need matplotlib (pip install 'fdforce[plot]')")
     click.echo(
         f"\nnext:\n  fdforce evaluate {directory / 'model.npz'} DATA\n"
-        f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz\n"
-        f"  fdforce epsilon {directory / 'model.npz'} DATA"
+        f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz"
     )
+    if "member" not in result.history:
+        click.echo(f"  fdforce epsilon {directory / 'model.npz'} DATA")

@@ -105,7 +105,7 @@ def _header(path):
             return load_checkpoint(path)[0]
         except CheckpointError:
             raise problem from None
-    return {**header, "n_parameters": len(load_model(path).theta)}
+    return {**header, "n_parameters": load_model(path).theta.shape[-1]}
 
 
 def _describe_data(path, keys):
@@ -196,6 +196,7 @@ def _print_model(item):
         "elements": ", ".join(item["elements"]),
         "descriptor": _settings(item["descriptor"]),
         "network": _settings(item["network"]),
+        "members": item.get("members"),
         "parameters": item["n_parameters"],
         "precision": item["precision"],
         "baseline": item["baseline"],
@@ -205,6 +206,12 @@ def _print_model(item):
 
 
 def _print_checkpoint(item):
+    if "members" in item:
+        _print_pairs({
+            "ensemble of": f"{item['members']} members, each with its checkpoint in member-K",
+            "go on with": "fdforce fit --resume and the directory of this file",
+        })  # fmt: skip
+        return
     progress = item["progress"]
     _print_pairs({
         "epochs done": progress["epoch"],

@@ -147,5 +147,27 @@ def _distance(entry):
     return f"{entry['value'] - entry['range'][0]:.3g} (it did not vary)"
 
 
+def calibration_table(metrics: dict) -> str:
+    """How well the standard deviation of the members tells the errors of an ensemble.
+
+    Parameters
+    ----------
+    metrics : dict of dict
+        Name to the result of `fdforce.calibration.ensemble_errors`.
+    """
+    lines = [
+        f"{'':8}{'':8}{'rmse / rms std':>16}{'within 1 std':>14}{'2 std':>8}",
+        f"{'':16}{'':16}{'(normal: 68 %':>14}{'95 %)':>8}",
+    ]
+    for name, errors in metrics.items():
+        for quantity, values in errors["calibration"].items():
+            if values is not None:
+                lines.append(
+                    f"{name:8}{quantity:8}{values['rmse_over_std']:16.3g}"
+                    f"{100 * values['within_1_std']:12.0f} %{100 * values['within_2_std']:6.0f} %"
+                )
+    return "\n".join(lines)
+
+
 def _cell(value, factor, width):
     return f"{'-':>{width}}" if value is None else f"{factor * value:{width}.4g}"

@@ -17,7 +17,7 @@ from fdforce.errors import DataError, FdforceError
 
 _OURS = (
     "energy", "free_energy", "energies", "forces", "stress", "virial", "stresses",
-    "features_outside",
+    "energy_std", "forces_std", "features_outside",
 )  # fmt: skip
 
 
@@ -35,9 +35,11 @@ def predict(model, data, output, device, precision, threads):
 
     OUT may have any format that ASE writes; .extxyz keeps everything. Energies are in eV, energies
     per atom (array "energies") in eV, forces in eV/Å and, where periodic in three directions, the
-    stress in eV/Å³ with ASE's sign. What else the input says of a structure is kept. OUT appears
-    when it is complete. Atoms with features outside the range of the training set are counted, and
-    in their structures the array "features_outside" says how many features each atom has there.
+    stress in eV/Å³ with ASE's sign. An ensemble adds the standard deviations of its members,
+    energy_std (eV) and the array forces_std (eV/Å). What else the input says of a structure is
+    kept. OUT appears when it is complete. Atoms with features outside the range of the training set
+    are counted, and in their structures the array "features_outside" says how many features each
+    atom has there.
 
     \b
     Example:
@@ -81,9 +83,7 @@ def _predicted(model, path, threads):
     """The structures of a file with predictions in place of their labels, and warnings."""
     from ase import Atoms
 
-    from fdforce import evaluation
-    from fdforce.feature_range import find_out_of_range
-    from fdforce.neighbors import build_pairs
+    from fdforce.assessment import assess
     from fdforce.structure_files import read_file
     from fdforce.structures import read_structures
 
@@ -99,11 +99,10 @@ def _predicted(model, path, threads):
         if message.startswith("atoms["):
             message = f"{Path(path).name}{message.removeprefix('atoms')}"
         raise DataError(message) from problem
-    pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
-    prediction = evaluation.predict(model, structures, pairs=pairs, threads=threads)
+    assessed = assess(model, structures, threads=threads)
+    outside = assessed.outside
     for s, atoms in enumerate(frames):
-        _label(atoms, prediction, s, structures.offsets)
-    outside = find_out_of_range(model, structures, pairs=pairs, threads=threads)
+        _label(atoms, assessed, s, structures.offsets)
     return frames, _mark(frames, outside, structures, Path(path).name) if outside else []
 
 
@@ -124,7 +123,7 @@ def _mark(frames, outside, structures, name):
     ]
 
 
-def _label(atoms, prediction, s, offsets):
+def _label(atoms, assessed, s, offsets):
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
@@ -132,7 +131,7 @@ def _label(atoms, prediction, s, offsets):
     for name in _OURS:
         atoms.info.pop(name, None)
         atoms.arrays.pop(name, None)
-    of_structure = slice(offsets[s], offsets[s + 1])
+    prediction, of_structure = assessed.prediction, slice(offsets[s], offsets[s + 1])
     results = {
         "energy": float(prediction.energies[s]),
         "energies": prediction.atom_energies[of_structure],
@@ -141,6 +140,9 @@ def _label(atoms, prediction, s, offsets):
     if not np.isnan(prediction.stresses[s, 0, 0]):
         results["stress"] = full_3x3_to_voigt_6_stress(prediction.stresses[s])
     atoms.calc = SinglePointCalculator(atoms, **results)
+    if assessed.members is not None:
+        atoms.info["energy_std"] = float(assessed.members.energy_std[s])
+        atoms.arrays["forces_std"] = assessed.members.forces_std[of_structure]
 
 
 def _write(output: Path, frames, file_format):

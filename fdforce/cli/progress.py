@@ -27,7 +27,7 @@ class EpochPrinter:
         self.live = sys.stdout.isatty()
         self._began = self._last = time.monotonic()
         self._shown_share = 0.0
-        self._first_epoch = None
+        self._first_epoch, self._epoch = None, 0
         self._open = False
 
     def log(self, line: str) -> None:
@@ -37,9 +37,12 @@ class EpochPrinter:
 
     def __call__(self, progress, row: dict) -> None:
         """After every epoch: ``on_epoch`` of `fdforce.fit`."""
-        if self._first_epoch is None:
-            # the first epoch of a session compiles; it says nothing about the others
+        if self._first_epoch is None or progress.epoch <= self._epoch:
+            # the first epoch of a session, or of the next member of an ensemble, may compile; it
+            # says nothing about the others
             self._first_epoch, self._began = progress.epoch, time.monotonic()
+            self._shown_share = 0.0
+        self._epoch = progress.epoch
         share, left = self._ahead(progress)
         line = f"{self._counted(progress.epoch)}  {_errors(row)}{_duration(left)}"
         if self.live:

@@ -58,6 +58,9 @@ class PowerSpectrum:
         `feature_weight` is (1 + d)^-damping with d the sum of all n and l of a feature. A model
         that standardises its features multiplies their scale with it, so that what varies fast in
         space counts less.
+    max_degree : int
+        Pairs with n + n' + 2 l beyond this are left out, 0 for none: the total-degree truncation of
+        the atomic cluster expansion. Orders can then be high where they matter.
 
     Raises
     ------
@@ -74,6 +77,7 @@ class PowerSpectrum:
         "element_pairs": 'pairs of neighbour elements: "all", "diagonal" or "weighted"',
         "four_body": "2: invariants of third order too; 0: none",
         "damping": "features of order d = n + n' + 2 l weigh (1 + d)^-damping",
+        "max_degree": "keeps features with n + n' + 2 l up to this; 0 = all",
     }
 
     def __init__(
@@ -85,17 +89,19 @@ class PowerSpectrum:
         element_pairs: str = "all",
         four_body: int = 0,
         damping: float = 0.5,
+        max_degree: int = 0,
     ):
         self.elements = tuple(elements)
         self.cutoff = float(cutoff)
         for key, value in (
             ("radial_order", radial_order), ("angular_order", angular_order),
-            ("four_body", four_body),
+            ("max_degree", max_degree), ("four_body", four_body),
         ):  # fmt: skip
             if int(value) != value:
                 raise ConfigError(f"{key} = {value}: must be a whole number")
         self.radial_order = int(radial_order)
         self.angular_order = int(angular_order)
+        self.max_degree = int(max_degree)
         self.element_pairs = element_pairs
         self.four_body = int(four_body)
         self.damping = float(damping)
@@ -105,7 +111,7 @@ class PowerSpectrum:
         check_elements(self.elements)
         if not 0 < self.cutoff < np.inf:
             raise ConfigError(f"cutoff = {self.cutoff}: must be above 0 Å")
-        for key in ("radial_order", "angular_order", "damping"):
+        for key in ("radial_order", "angular_order", "max_degree", "damping"):
             if not 0 <= getattr(self, key) < np.inf:
                 raise ConfigError(f"{key} = {getattr(self, key)}: must be at least 0")
         if self.element_pairs not in ELEMENT_PAIRS:
@@ -145,24 +151,30 @@ class PowerSpectrum:
         return list(itertools.product(self.channels, range(self.radial_order + 1)))
 
     @cached_property
-    def _ends(self):
-        """Each column is paired with itself and the following ones, up to this one."""
-        n, columns = self.radial_order + 1, len(self._columns)
-        if self.element_pairs == "all":
-            return np.full(columns, columns)
-        return (np.arange(columns) // n + 1) * n
+    def _pairs(self):
+        """Pairs of columns of every power spectrum, l after l, and the first pair of every l."""
+        columns, pairs, starts = self._columns, [], [0]
+        for l in range(self.angular_order + 1):
+            for a, (z, n) in enumerate(columns):
+                for b, (y, m) in enumerate(columns[a:], a):
+                    together = y == z or self.element_pairs == "all"
+                    if together and n + m + 2 * l <= (self.max_degree or np.inf):
+                        pairs.append((a, b))
+            starts.append(len(pairs))
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(starts)
 
     @cached_property
     def _contents(self):
         """Label and sum of all n and l of every feature."""
-        contents = [(f"radial {z} {n}", n) for z, n in self._columns]
-        for l in range(self.angular_order + 1):
-            for a, (z, n) in enumerate(self._columns):
-                for y, m in self._columns[a : self._ends[a]]:
-                    contents.append((f"power {l} {z} {n} {y} {m}", n + m + 2 * l))
+        columns, (pairs, starts) = self._columns, self._pairs
+        contents = [(f"radial {z} {n}", n) for z, n in columns]
+        for l, (begin, end) in enumerate(itertools.pairwise(starts)):
+            for a, b in pairs[begin:end]:
+                (z, n), (y, m) = columns[a], columns[b]
+                contents.append((f"power {l} {z} {n} {y} {m}", n + m + 2 * l))
         if self.four_body:
-            contents += [(f"cubic 112 {z} {n}", 3 * n + 4) for z, n in self._columns]
-            contents += [(f"cubic 222 {z} {n}", 3 * n + 6) for z, n in self._columns]
+            contents += [(f"cubic 112 {z} {n}", 3 * n + 4) for z, n in columns]
+            contents += [(f"cubic 222 {z} {n}", 3 * n + 6) for z, n in columns]
         return contents
 
     @property
@@ -226,7 +238,7 @@ class PowerSpectrum:
             density_forward(*pair_arguments(batch)[:-1], *self._density_arguments(tables), density)
             power_spectrum_forward(
                 density, batch.species, batch.chunks, batch.place, tables["constants"][0],
-                tables["norm"], self._ends, bool(self.four_body),
+                tables["norm"], *self._pairs, bool(self.four_body),
                 mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
             )  # fmt: skip
         return features, density if keep else np.empty((0, n_components, n_columns), dtype)
@@ -262,7 +274,7 @@ class PowerSpectrum:
         with single_blas():
             power_spectrum_backward(
                 d_features, density, batch.species, batch.chunks, batch.place,
-                tables["constants"][0], tables["norm"], self._ends, bool(self.four_body),
+                tables["constants"][0], tables["norm"], *self._pairs, bool(self.four_body),
                 scale.astype(d_features.dtype, copy=False), d_density,
             )  # fmt: skip
             density_backward(

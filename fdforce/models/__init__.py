@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fdforce.models.elemental_networks import ElementalNetworks
+from fdforce.models.ensemble import Ensemble
 from fdforce.models.linear import LinearModel
 
 
@@ -36,4 +37,4 @@ class EnergyModel(Protocol):
 
 MODELS = {"elemental_networks": ElementalNetworks, "linear": LinearModel}
 
-__all__ = ["MODELS", "ElementalNetworks", "EnergyModel", "LinearModel"]
+__all__ = ["MODELS", "ElementalNetworks", "EnergyModel", "Ensemble", "LinearModel"]

@@ -20,6 +20,9 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Names of the codes in kernels/cpu/activations.py."""
 
+TYPICAL_INPUT = 40.0
+"""Sum of the standard deviations of the features beyond which they are scaled down."""
+
 
 @dataclass
 class State:
@@ -42,6 +45,16 @@ class State:
     baseline: object = None
 
 
+def mean_square(activation: str) -> float:
+    """Mean of the squared activation of a standard normal variable, by Gauss-Hermite quadrature."""
+    from fdforce.kernels.cpu.activations import CODES, activate
+
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    values, slopes = points.copy(), np.empty_like(points)
+    activate(CODES[activation], values, slopes)
+    return float(weights @ values**2 / weights.sum())
+
+
 class ElementalNetworks:
     """Descriptor and elemental networks as an `EnergyModel`.
 
@@ -54,7 +67,7 @@ class ElementalNetworks:
     activation : str
         One of `ACTIVATIONS`.
     seed : int
-        Of the initial weights: normal with variance 1/n_in, biases zero.
+        Of the initial weights, normal such that layers keep the variance; biases are zero.
     dtype : float32 or float64
         Of features and networks. Energies are summed and parameters kept in float64.
 
@@ -130,13 +143,47 @@ class ElementalNetworks:
         """Of every layer, features and output included."""
         return np.array([self.descriptor.n_features, *self.hidden, 1], dtype=np.int64)
 
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Shapes of the matrices in theta: of every element and layer, biases the last row."""
+        shapes = zip(self.widths[:-1] + 1, self.widths[1:], strict=True)
+        return [(int(rows), int(columns)) for rows, columns in shapes] * len(self.elements)
+
+    def thinned(self, share: float, rng) -> np.ndarray:
+        """Factors of theta that leave out a share of the hidden units.
+
+        Weights that leave a dropped unit are 0, the others of their layer 1 / (1 - share), so that
+        sums keep their mean (Srivastava et al., J. Mach. Learn. Res. 15, 1929 (2014)).
+        """
+        factors = []
+        for k, (rows, columns) in enumerate(self.layers):
+            kept = np.ones(rows)
+            if k % (len(self.widths) - 1):  # not the features
+                kept[:-1] = (rng.random(rows - 1) >= share) / (1 - share)
+            factors.append(np.repeat(kept, columns))
+        return np.concatenate(factors)
+
     def _initial_parameters(self, seed):
-        rng = np.random.default_rng(seed)
-        parts = []
+        """Normal weights under which every layer keeps the variance of the one before."""
+        rng, parts = np.random.default_rng(seed), []
+        power = mean_square(self.activation)
         for _ in self.elements:
+            inputs = np.sum(self._input_scale**2)
             for n_in, n_out in zip(self.widths[:-1], self.widths[1:], strict=True):
-                parts += [rng.normal(scale=n_in**-0.5, size=n_in * n_out), np.zeros(n_out)]
+                parts += [rng.normal(scale=inputs**-0.5, size=n_in * n_out), np.zeros(n_out)]
+                inputs = n_out * power
         return np.concatenate(parts)
+
+    @cached_property
+    def _input_scale(self) -> np.ndarray:
+        """Standard deviation that the features are given, shape (n_features,).
+
+        It falls with their number: a step of a given size in every weight of the first layer, as
+        adaptive optimizers take, would otherwise move a unit the further the more features there
+        are (Yang and Hu, arXiv:2011.14522).
+        """
+        weight = getattr(self.descriptor, "feature_weight", np.ones(self.descriptor.n_features))
+        return weight * min(TYPICAL_INPUT / np.sum(weight), 1.0)
 
     def scale_outputs(self, factor: float) -> None:
         """Multiply the weights and biases of the last layers."""
@@ -179,8 +226,7 @@ class ElementalNetworks:
         scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
         origins = np.array([origin.get(z, first[z]) for z in range(n_elements)])
         self.feature_mean = np.where(seen, first / n + origins, 0)
-        weight = getattr(self.descriptor, "feature_weight", 1.0)
-        self.feature_scale = np.where(seen, scale, 1) * weight
+        self.feature_scale = np.where(seen, scale, 1) * self._input_scale
         self.feature_min, self.feature_max = least, largest
 
     def forward(self, batch) -> State:
@@ -194,26 +240,9 @@ class ElementalNetworks:
         -------
         State
         """
-        from fdforce.kernels.cpu.activations import CODES
-        from fdforce.kernels.cpu.networks import networks_forward
-
-        mean = self.feature_mean.astype(self.dtype, copy=False)
-        scale = self.feature_scale.astype(self.dtype, copy=False)
-        features, densities = self.descriptor.forward(
-            batch, mean, scale, keep=not batch.displacement
-        )
-        n_hidden = batch.n_atoms * sum(self.hidden)
-        hidden, slopes = np.empty((2, n_hidden), features.dtype)
-        output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
-        networks_forward(
-            features, self.theta.astype(features.dtype, copy=False), self.widths,
-            CODES[self.activation], batch.species_start, batch.n_replicas,
-            batch.tiles, batch.tile_chunks, hidden, slopes, output,
-        )  # fmt: skip
-        output *= self.scale
-        if self.reference_energies.any():
-            output += np.repeat(self.reference_energies, np.diff(batch.species_start))
-        atom_energy = output[batch.place]
+        features, densities = self.features(batch)
+        output, hidden, slopes = self.outputs(batch, features)
+        atom_energy = self.atom_energies(batch, output)
         energy = np.add.reduceat(atom_energy, batch.offsets[:-1])
         state = State(batch, energy, atom_energy, features, hidden, slopes, densities)
         if self.baseline is not None:
@@ -221,6 +250,34 @@ class ElementalNetworks:
             state.energy = energy + state.baseline.energy
             state.atom_energy = atom_energy + state.baseline.atom_energy
         return state
+
+    def features(self, batch):
+        """Standardised features, rows sorted by species, and what the descriptor keeps."""
+        mean = self.feature_mean.astype(self.dtype, copy=False)
+        scale = self.feature_scale.astype(self.dtype, copy=False)
+        return self.descriptor.forward(batch, mean, scale, keep=not batch.displacement)
+
+    def outputs(self, batch, features):
+        """Network outputs of every row, and the layers that the backward passes need."""
+        from fdforce.kernels.cpu.activations import CODES
+        from fdforce.kernels.cpu.networks import networks_forward
+
+        n_hidden = batch.n_atoms * sum(self.hidden)
+        hidden, slopes = (np.empty(n_hidden, features.dtype) for _ in range(2))
+        output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
+        networks_forward(
+            features, self.theta.astype(features.dtype, copy=False), self.widths,
+            CODES[self.activation], batch.species_start, batch.n_replicas,
+            batch.tiles, batch.tile_chunks, hidden, slopes, output,
+        )  # fmt: skip
+        return output, hidden, slopes
+
+    def atom_energies(self, batch, output):
+        """Energies of the atoms, in the order of the batch, without the baseline (eV)."""
+        output *= self.scale
+        if self.reference_energies.any():
+            output += np.repeat(self.reference_energies, np.diff(batch.species_start))
+        return output[batch.place]
 
     def forces(self, state: State):
         """Forces and virials of the batch of a state.
@@ -235,17 +292,25 @@ class ElementalNetworks:
         virial : ndarray, shape (S, 3, 3), eV
             W = -dE/ds; the stress is -W / volume.
         """
+        if not len(state.densities):
+            state = self.forward(replace(state.batch, displacement=False))
+        d_features = self.output_slopes(state.batch, state.features, state.slopes)
+        return self.pull_back(state, d_features)
+
+    def output_slopes(self, batch, features, slopes):
+        """Derivatives of the network outputs with respect to the features, (n_atoms, n)."""
         from fdforce.kernels.cpu.networks import networks_backward
 
-        batch = state.batch
-        if not len(state.densities):
-            state = self.forward(replace(batch, displacement=False))
-        dtype = state.features.dtype
-        d_features = np.empty_like(state.features)
+        d_features = np.empty_like(features)
         networks_backward(
-            state.slopes, self.theta.astype(dtype, copy=False), self.widths, batch.species_start,
-            batch.n_replicas, batch.tiles, batch.tile_chunks, d_features,
+            slopes, self.theta.astype(features.dtype, copy=False), self.widths,
+            batch.species_start, batch.n_replicas, batch.tiles, batch.tile_chunks, d_features,
         )  # fmt: skip
+        return d_features
+
+    def pull_back(self, state, d_features):
+        """Forces and virials from the slopes of the network outputs, and from the baseline."""
+        batch = state.batch
         scale = (self.feature_scale * self.scale).astype(self.dtype)
         d_positions, d_strain = self.descriptor.backward(batch, d_features, state.densities, scale)
         forces = np.negative(d_positions, out=d_positions)

@@ -1,4 +1,7 @@
-"""Adam: Kingma and Ba, arXiv:1412.6980, algorithm 1, with decoupled weight decay."""
+"""Adam: Kingma and Ba, arXiv:1412.6980, algorithm 1.
+
+With decoupled weight decay it is AdamW: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import numpy as np
 STABILITY = 1e-8
 
 
-def init(theta) -> dict:
+def init(theta, layers) -> dict:
     """State for parameters of shape (P,)."""
     return {"step": np.zeros(1), "mean": np.zeros_like(theta), "square": np.zeros_like(theta)}
 
@@ -22,18 +25,21 @@ def update(theta, gradient, state, learning_rate, settings):
         Of `init`; changed.
     learning_rate : float
     settings : OptimizerConfig
-        ``beta1``, ``beta2``, ``weight_decay``.
+        ``beta1`` and ``beta2``.
 
     Returns
     -------
     ndarray, shape (P,)
     """
+    step = remember(gradient, state, settings)
+    unbiased = state["mean"] / (1 - settings.beta1**step)
+    root = np.sqrt(state["square"] / (1 - settings.beta2**step))
+    return theta - learning_rate * unbiased / (root + STABILITY)
+
+
+def remember(gradient, state, settings) -> float:
+    """Add a gradient to the two moments; returns the number of steps."""
     state["step"] += 1
-    step = state["step"][0]
-    mean, square = state["mean"], state["square"]
-    mean += (1 - settings.beta1) * (gradient - mean)
-    square += (1 - settings.beta2) * (gradient**2 - square)
-    unbiased = mean / (1 - settings.beta1**step)
-    root = np.sqrt(square / (1 - settings.beta2**step))
-    decayed = theta * (1 - learning_rate * settings.weight_decay)
-    return decayed - learning_rate * unbiased / (root + STABILITY)
+    state["mean"] += (1 - settings.beta1) * (gradient - state["mean"])
+    state["square"] += (1 - settings.beta2) * (gradient**2 - state["square"])
+    return state["step"][0]

@@ -29,27 +29,29 @@ _SETTINGS = {
 }
 
 
-def curves(x, lines: dict, xlabel: str, ylabel: str, *, log: bool = True) -> str:
+def curves(lines: dict, xlabel: str, ylabel: str, *, log: bool = True) -> str:
     """Lines over epochs.
 
     Parameters
     ----------
-    x : ndarray, shape (n,)
-    lines : dict of str to ndarray
-        By the name of a part, or "" for a line of its own.
+    lines : dict of str to list of (ndarray, ndarray)
+        Epochs and values of every member, or of the only run, by the name of a part or "" for lines
+        of their own.
     log : bool
         Logarithmic ordinate, where all values are positive.
     """
 
     def draw(axis):
-        shown = [y[np.isfinite(y)] for y in lines.values()]
-        for part, y in lines.items():
-            style = "-" if np.isfinite(y).sum() > 1 else "o"
-            axis.plot(
-                x, y, style, color=COLOURS.get(part, COLOURS["test"]), label=NAMES.get(part),
-                linewidth=1.2, markersize=4,
-            )  # fmt: skip
-        if log and all((y > 0).all() for y in shown):
+        for part, of_members in lines.items():
+            for k, (x, y) in enumerate(of_members):
+                style = "-" if np.isfinite(y).sum() > 1 else "o"
+                axis.plot(
+                    x, y, style, color=COLOURS.get(part, COLOURS["test"]),
+                    label=None if k else NAMES.get(part), markersize=4,
+                    linewidth=1.2 if len(of_members) == 1 else 0.5,
+                )  # fmt: skip
+        shown = np.concatenate([y for of_members in lines.values() for _, y in of_members])
+        if log and (shown[np.isfinite(shown)] > 0).all():
             axis.set_yscale("log")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         if len(lines) > 1:
@@ -150,6 +152,35 @@ def angles(magnitude, degrees, part: str) -> str:
             xlabel="size of the reference force (eV/Å)", ylabel="angle (degrees)",
         )  # fmt: skip
         axis.legend(frameon=False, loc="upper right")
+
+    return _svg(draw)
+
+
+def deviations(std, errors, part: str, unit: str) -> str:
+    """Size of the errors over the standard deviation that an ensemble predicts for them."""
+
+    def draw(axis):
+        size = np.abs(errors)
+        chosen = _thinned(size)
+        axis.plot(
+            std[chosen], size[chosen], ".", color=COLOURS[part], markersize=3, alpha=0.4,
+            markeredgewidth=0, rasterized=True,
+        )  # fmt: skip
+        edges = np.quantile(std, np.linspace(0, 1, 13 if len(std) > 240 else 3))
+        inside = np.digitize(std, edges[1:-1])
+        groups = [inside == k for k in np.unique(inside)]
+        root_mean = [[np.sqrt(np.mean(x[g] ** 2)) for g in groups] for x in (std, errors)]
+        axis.plot(*root_mean, "o-", color="#111111", linewidth=1.2, markersize=3, label="RMSE")
+        ends = np.array([0.8 * std.min(), 1.2 * std.max()])
+        axis.plot(ends, ends, color=_GREY, linewidth=0.9, linestyle="--", label="RMSE = deviation")
+        largest = max(size.max(), ends[1])
+        axis.set(
+            xscale="log", yscale="log", xlim=ends,
+            ylim=(min(0.2 * ends[0], 0.3 * largest), 1.5 * largest),
+            xlabel=f"standard deviation of the members ({unit})",
+            ylabel=f"size of the error ({unit})",
+        )  # fmt: skip
+        axis.legend(frameon=False, loc="lower right")
 
     return _svg(draw)
 

@@ -24,8 +24,8 @@ class RunFiles:
     Attributes
     ----------
     directory : Path
-    history : dict of str to ndarray
-        Columns of history.csv, one value per epoch.
+    histories : list of dict of str to ndarray
+        Columns of history.csv, one value per epoch; of an ensemble, those of every member.
     metrics : dict
     predictions : dict of str to Comparison
     scans, sessions : list of dict
@@ -36,7 +36,7 @@ class RunFiles:
     """
 
     directory: Path
-    history: dict[str, np.ndarray]
+    histories: list[dict[str, np.ndarray]]
     metrics: dict
     predictions: dict[str, Comparison]
     scans: list[dict]
@@ -46,14 +46,21 @@ class RunFiles:
     settings: dict
 
     @property
-    def n_epochs(self) -> int:
-        """Epochs that are complete."""
-        return len(self.history["epoch"])
+    def n_epochs(self) -> list[int]:
+        """Epochs that are complete, of every member."""
+        return [len(history["epoch"]) for history in self.histories]
+
+    @property
+    def n_members(self) -> int:
+        """Of an ensemble; 1 for an ordinary run, which the run of a member is."""
+        training = self.settings.get("training", {})
+        return training.get("ensemble", 1) if training.get("member", -1) < 0 else 1
 
     @property
     def finished(self) -> bool:
         """Whether the last session came to its end, so that the predictions are its own."""
-        return bool(self.predictions) and bool(self.sessions) and "ended" in self.sessions[-1]
+        ended = bool(self.sessions) and self.sessions[-1].get("outcome") == "finished"
+        return ended and bool(self.predictions)
 
 
 def read_run(directory) -> RunFiles:
@@ -80,7 +87,7 @@ def read_run(directory) -> RunFiles:
         settings = {}
     return RunFiles(
         directory=directory,
-        history=_history(_text(directory / "history.csv")),
+        histories=_histories(directory),
         metrics=_metrics(_text(directory / "metrics.json")),
         predictions=predictions,
         scans=read_scans(directory),
@@ -106,8 +113,23 @@ def _metrics(text) -> dict:
         return {}
 
 
-def _history(text) -> dict:
-    """Columns; a last line that is being written, or is cut off, does not count."""
+def _histories(directory) -> list[dict]:
+    """Those of members from their own folders: the run of all writes its history when it ends."""
+    members = [path for path in directory.glob("member-*/history.csv") if _number(path) >= 0]
+    if members:
+        return [_columns(_rows(_text(path))) for path in sorted(members, key=_number)]
+    rows = _rows(_text(directory / "history.csv"))
+    numbers = dict.fromkeys(member for member, _ in rows) or [None]
+    return [_columns(row for row in rows if row[0] == number) for number in numbers]
+
+
+def _number(path) -> int:
+    digits = path.parent.name.removeprefix("member-")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _rows(text) -> list:
+    """(member, values) of every line; a last one that is being written, or cut off, is left out."""
     rows = []
     for row in csv.DictReader(text.rpartition("\n")[0].splitlines()):
         try:
@@ -115,6 +137,10 @@ def _history(text) -> dict:
         except (KeyError, TypeError, ValueError):
             continue
         if np.isfinite(values[0]):
-            rows.append(values)
-    table = np.array(rows).reshape(-1, len(COLUMNS))
+            rows.append((row.get("member"), values))
+    return rows
+
+
+def _columns(rows) -> dict:
+    table = np.array([values for _, values in rows]).reshape(-1, len(COLUMNS))
     return dict(zip(COLUMNS, table.T, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fdforce.calibration import member_range
 from fdforce.comparison import (
     Comparison,
     errors_by_element,
@@ -34,12 +35,13 @@ _NO_FIGURES = "No figures: they need matplotlib. Install it with pip install 'fd
 def run_page(run: RunFiles) -> str:
     """The report of a run as HTML."""
     sections = [("Errors", _errors(run))]
-    if run.n_epochs:
+    if any(run.n_epochs):
         sections.append(("Learning curves", _learning(run)))
     if run.predictions:
         sections += [
             ("Predicted against reference", _parity(run)),
             ("Distribution of the errors", _histograms(run)),
+            *([("Disagreement of the members", _deviations(run))] if run.n_members > 1 else []),
             ("Direction of the forces", _angles(run)),
             ("Errors by element and group", _groups(run)),
             ("Worst structures", _worst(run)),
@@ -57,7 +59,10 @@ def run_page(run: RunFiles) -> str:
 
 def _head(run) -> str:
     asked = run.settings.get("training", {}).get("epochs") or 0
-    epochs = f"{run.n_epochs} of {asked} epochs" if asked else f"{run.n_epochs} epochs"
+    done = ", ".join(map(str, run.n_epochs))
+    epochs = f"{done} of {asked} epochs" if asked else f"{done} epochs"
+    if run.n_members > 1:
+        epochs = f"ensemble of {run.n_members} members, {epochs}"
     parts = ", ".join(
         f"{comparison.counts.size} {NAMES.get(part, part)} structures"
         for part, comparison in run.predictions.items()
@@ -94,26 +99,42 @@ def _milli(value):
 def _errors(run) -> str:
     if run.metrics:
         rows = [
-            [NAMES.get(part, part), errors.get("n_structures"), errors.get("n_atoms"),
+            [name, errors.get("n_structures"), errors.get("n_atoms"),
              *(_milli(errors.get(key)) for _, key in _ERRORS)]
-            for part, errors in run.metrics.items()
+            for name, errors in _named_errors(run.metrics)
         ]  # fmt: skip
         note = (
             "RMSE: root mean square error. MAE: mean absolute error. Energies count per atom, "
             "forces and stresses per component. The model is that of the epoch with the least "
             "validation loss."
         )
+        if run.n_members > 1:
+            note += (
+                " Of the ensemble, errors are those of the mean of its members; below them, mean "
+                "and range of the members' own."
+            )
         columns = ["", "structures", "atoms", *(name for name, _ in _ERRORS)]
         return _without_empty(columns, rows) + page.paragraph(note)
-    if not run.n_epochs:
+    if not any(run.n_epochs):
         return page.paragraph("No epoch is complete.")
+    begun = [(k, history) for k, history in enumerate(run.histories) if len(history["epoch"])]
     rows = [
-        [NAMES[part], *(_last(run.history[f"{part}_{key}"]) for _, key in _ERRORS)]
-        for part in ("train", "valid")
-    ]
-    columns = ["", *(name for name, _ in _ERRORS)]
-    note = f"Of epoch {run.history['epoch'][-1]:.0f}, the last that is complete."
-    return _without_empty(columns, rows) + page.paragraph(note)
+        [f"{f'member {k}, ' if run.n_members > 1 else ''}{NAMES[part]}",
+         f"{history['epoch'][-1]:.0f}",
+         *(_last(history[f"{part}_{key}"]) for _, key in _ERRORS)]
+        for k, history in begun for part in ("train", "valid")
+    ]  # fmt: skip
+    columns = ["", "epoch", *(name for name, _ in _ERRORS)]
+    return _without_empty(columns, rows, 2) + page.paragraph("Of the last epoch that is complete.")
+
+
+def _named_errors(metrics):
+    """Names and errors of the parts, those of the members of an ensemble after the mean's."""
+    for part, errors in metrics.items():
+        yield NAMES.get(part, part), errors
+        if errors.get("members"):
+            for name, of_members in member_range(errors).items():
+                yield f"\u2003{name if name == 'members' else f'{name} of them'}", of_members
 
 
 def _last(column):
@@ -131,25 +152,33 @@ def _learning(run) -> str:
         return page.paragraph(_NO_FIGURES)
     from fdforce.report import run_figures as draw
 
-    history, drawn = run.history, []
+    drawn = []
     for name, unit in (("force", "meV/Å"), ("energy", "meV/atom"), ("stress", "meV/Å³")):
-        lines = _lines(history, f"{name}_rmse", 1e3)
+        lines = _lines(run, f"{name}_rmse", 1e3)
         if lines:
-            svg = draw.curves(history["epoch"], lines, "epoch", f"{name} RMSE ({unit})")
+            svg = draw.curves(lines, "epoch", f"{name} RMSE ({unit})")
             drawn.append((svg, f"{name.capitalize()} error; training is the mean over an epoch."))
-    lines = _lines(history, "loss", 1.0)
+    lines = _lines(run, "loss", 1.0)
     if lines:
-        svg = draw.curves(history["epoch"], lines, "epoch", "loss (1 = predicting nothing)")
+        svg = draw.curves(lines, "epoch", "loss (1 = predicting nothing)")
         drawn.append((svg, "Loss; each of its terms is 1 for a model that predicts nothing."))
-    rate = {"": history["learning_rate"]}
-    svg = draw.curves(history["epoch"], rate, "epoch", "learning rate", log=False)
+    svg = draw.curves({"": _over_epochs(run, "learning_rate")}, "epoch", "learning rate", log=False)
     drawn.append((svg, "Learning rate at the end of each epoch."))
     return page.figures(drawn)
 
 
-def _lines(history, name, factor) -> dict:
-    lines = {part: factor * history[f"{part}_{name}"] for part in ("train", "valid")}
-    return {part: line for part, line in lines.items() if np.isfinite(line).any()}
+def _over_epochs(run, column, factor=1.0) -> list:
+    """Epochs and a column, of every member."""
+    return [(history["epoch"], factor * history[column]) for history in run.histories]
+
+
+def _lines(run, name, factor) -> dict:
+    lines = {part: _over_epochs(run, f"{part}_{name}", factor) for part in ("train", "valid")}
+    return {
+        part: of_members
+        for part, of_members in lines.items()
+        if any(np.isfinite(values).any() for _, values in of_members)
+    }
 
 
 # -- predictions -----------------------------------------------------------------------------------
@@ -271,6 +300,39 @@ def _histograms(run) -> str:
             svg = histogram(parts, f"{name} ({unit})", f"{what} (%)")
             drawn.append((svg, f"{name.capitalize()}, predicted less reference.{note}"))
     return page.figures(drawn)
+
+
+def _deviations(run) -> str:
+    """How well the standard deviation of the members tells the error of their mean."""
+    rows = [
+        [NAMES.get(part, part), quantity, values["rmse_over_std"],
+         100 * values["within_1_std"], 100 * values["within_2_std"]]
+        for part, errors in run.metrics.items()
+        for quantity, values in (errors.get("calibration") or {}).items() if values
+    ]  # fmt: skip
+    columns = ["", "", "RMSE / RMS deviation", "within 1 deviation (%)", "within 2 deviations (%)"]
+    html = page.table(columns, rows, 2) + page.paragraph(
+        "The standard deviation of the members is an estimate of the error of their mean. Where it "
+        "is right the ratio is 1; 68 % and 95 % of normal errors are within one and two deviations."
+    )
+    part, comparison = _held_out(run)
+    if not has_matplotlib():
+        return html + page.paragraph(_NO_FIGURES)
+    if comparison.energy_std is None:
+        return html
+    from fdforce.report.run_figures import deviations
+
+    drawn = []
+    for name, unit, std, errors in (
+        ("Energy", "meV/atom", comparison.energy_std / comparison.counts, comparison.energy_errors),
+        ("Force components", "meV/Å", comparison.forces_std, comparison.force_errors),
+    ):
+        good = np.isfinite(errors) & (std > 0)
+        if good.any():
+            pair = (1e3 * values[good].astype(np.float64) for values in (std, errors))
+            svg = deviations(*pair, part, unit)
+            drawn.append((svg, f"{name} of the {NAMES[part]} structures; RMSE of those alike."))
+    return html + page.figures(drawn)
 
 
 def _angles(run) -> str:
@@ -437,23 +499,28 @@ def _epsilon(run) -> str:
         f"scale {settings.get('length_scale', '?')} Å. Err[L̃] compares the loss that the "
         "differences imply with the loss itself; it measures the differences on every step."
     )
-    if run.n_epochs:
-        values = run.history["epsilon"]
-        changes = [0, *(np.flatnonzero(np.diff(values)) + 1)]
-        rows = [
-            [f"{run.history['epoch'][k]:.0f}", f"{values[k]:.2e}",
-             None if np.isnan(run.history["err_loss"][k]) else f"{run.history['err_loss'][k]:.1e}"]
-            for k in changes
-        ]  # fmt: skip
-        html += page.table(["from epoch", "ε", "Err[L̃] there"], rows, 0)
+    if run.n_members > 1:
+        html += page.paragraph(
+            "Every member chooses its own; `fdforce report` on its folder shows its scans."
+        )
+    rows = []
+    for member, history in enumerate(run.histories):
+        values, defect = history["epsilon"], history["err_loss"]
+        for k in [0, *(np.flatnonzero(np.diff(values)) + 1)][: len(values)]:
+            found = None if np.isnan(defect[k]) else f"{defect[k]:.1e}"
+            rows.append([member, f"{history['epoch'][k]:.0f}", f"{values[k]:.2e}", found])
+    if rows:
+        first = 0 if run.n_members > 1 else 1
+        columns = ["member", "from epoch", "ε", "Err[L̃] there"]
+        html += page.table(columns[first:], [row[first:] for row in rows], 0)
     if not has_matplotlib():
         return html + page.paragraph(_NO_FIGURES)
     from fdforce.report import run_figures as draw
 
     drawn = []
-    if run.n_epochs and (run.history["err_loss"] > 0).any():
-        epoch = run.history["epoch"]
-        svg = draw.curves(epoch, {"": run.history["err_loss"]}, "epoch", "Err[L̃]")
+    lines = _over_epochs(run, "err_loss")
+    if any((values > 0).any() for _, values in lines):
+        svg = draw.curves({"": lines}, "epoch", "Err[L̃]")
         drawn.append((svg, "Err[L̃] of each epoch."))
     # of forces alone there is no Err[L̃], and the scan is empty
     scans = [scan for scan in run.scans if any(scan["err_loss"])]
@@ -464,12 +531,13 @@ def _epsilon(run) -> str:
 
 def _time(run) -> str:
     rows = []
-    if run.n_epochs:
-        seconds, elapsed = run.history["seconds"], run.history["elapsed"]
+    if any(run.n_epochs):
+        seconds = np.concatenate([history["seconds"] for history in run.histories])
+        elapsed = [history["elapsed"][-1] for history in run.histories if len(history["elapsed"])]
         rows += [
             ["one epoch, median (s)", float(np.median(seconds))],
             ["first epoch (s)", float(seconds[0])],
-            ["all epochs with compilation and data (s)", float(elapsed[-1])],
+            ["all epochs with compilation and data (s)", float(sum(elapsed))],
         ]
     memory = [session["peak_memory_mb"] for session in run.sessions if "peak_memory_mb" in session]
     if memory:

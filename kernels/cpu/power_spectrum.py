@@ -3,7 +3,7 @@
 With the density A[a, q] of density.py, a = (channel, radial function), the features of an atom are
 
     A[a, 0]                                                    for every a
-    p[l, a, b] = sum_q norm_q A[a, q] A[b, q], q of degree l   for every l and a <= b < end_a
+    p[l, a, b] = sum_q norm_q A[a, q] A[b, q], q of degree l   for every l and its pairs a <= b
     v.Qv and Tr Q^3                                            for every a, if four_body
 
 p is sum_jk R_a(r_ij) R_b(r_ik) P_l(cos theta_jik) over all neighbours j and k, j = k included.  The
@@ -19,11 +19,12 @@ species         (n_atoms,)
 chunks, place                                see kernels/README.md
 one             scalar                       1 in the dtype of the density
 norm            (n_components,)              norm_q of the addition theorem
-ends            (n_columns,) integer         end_a
+pairs           (n_pairs, 2) integer         a and b of every p, l after l
+pair_start      (n_degrees + 1,)             first pair of every l
 four_body       bool
 mean, scale     (n_species, n_features)      standardisation of an atom of that species
-features        (n_atoms_in_all, n_features) ``(G - mean) * scale``; row ``place[i]`` is atom i; l
-                                             is slower than a, a slower than b; v.Qv of all a first
+features        (n_atoms_in_all, n_features) ``(G - mean) * scale``; row ``place[i]`` is atom i; p
+                                             by the order of pairs; v.Qv of all a before Tr Q^3
 ==============  ===========================  =====================================================
 """
 
@@ -82,7 +83,7 @@ def _third_order_slopes(density, d_out, one, d_density):
 
 @njit(cache=True, parallel=True, fastmath=FLAGS, error_model="numpy")
 def power_spectrum_forward(
-    density, species, chunks, place, one, norm, ends, four_body, mean, scale, features
+    density, species, chunks, place, one, norm, pairs, pair_start, four_body, mean, scale, features
 ):
     """Features of every atom of every replica."""
     n_atoms = len(species)
@@ -99,7 +100,6 @@ def power_spectrum_forward(
                 own = density[atom]
                 for a in range(n_columns):
                     g[a] = own[0, a]
-                at = n_columns
                 for l in range(n_degrees):
                     first, number = l * l, 2 * l + 1
                     left = weighted[: number * n_columns].reshape(number, n_columns)
@@ -107,12 +107,10 @@ def power_spectrum_forward(
                         for a in range(n_columns):
                             left[q, a] = norm[first + q] * own[first + q, a]
                     np.dot(left.T, own[first : first + number], products)
-                    for a in range(n_columns):
-                        for b in range(a, ends[a]):
-                            g[at + b - a] = products[a, b]
-                        at += ends[a] - a
+                    for k in range(pair_start[l], pair_start[l + 1]):
+                        g[n_columns + k] = products[pairs[k, 0], pairs[k, 1]]
                 if four_body:
-                    _third_order(own, one, g[at:])
+                    _third_order(own, one, g[n_columns + len(pairs) :])
                 out = features[place[atom]]
                 shift_by, scale_by = mean[species[i]], scale[species[i]]
                 for n in range(len(g)):
@@ -121,8 +119,9 @@ def power_spectrum_forward(
 
 @njit(cache=True, parallel=True, fastmath=FLAGS, error_model="numpy")
 def power_spectrum_backward(
-    d_features, density, species, chunks, place, one, norm, ends, four_body, scale, d_density
-):
+    d_features, density, species, chunks, place, one, norm, pairs, pair_start, four_body, scale,
+    d_density,
+):  # fmt: skip
     """Add dE/dA to d_density."""
     n_atoms = len(species)
     n_replicas = len(density) // n_atoms
@@ -132,7 +131,6 @@ def power_spectrum_backward(
         pulled = np.empty((2 * n_degrees - 1) * n_columns, d_features.dtype)
         symmetric = np.empty((n_columns, n_columns), d_features.dtype)
         g = np.empty(d_features.shape[1], d_features.dtype)
-        symmetric[:] = one - one
         for i in range(chunks[chunk], chunks[chunk + 1]):
             for replica in range(n_replicas):
                 atom = replica * n_atoms + i
@@ -141,19 +139,16 @@ def power_spectrum_backward(
                     g[n] = d_features[place[atom], n] * scale[species[i], n]
                 for a in range(n_columns):
                     d_own[0, a] += g[a]
-                at = n_columns
                 for l in range(n_degrees):
                     first, number = l * l, 2 * l + 1
-                    for a in range(n_columns):
-                        for b in range(a, ends[a]):
-                            symmetric[a, b] = g[at + b - a]
-                            symmetric[b, a] = g[at + b - a]
-                        symmetric[a, a] = g[at] + g[at]
-                        at += ends[a] - a
+                    symmetric[:] = one - one
+                    for k in range(pair_start[l], pair_start[l + 1]):
+                        symmetric[pairs[k, 0], pairs[k, 1]] += g[n_columns + k]
+                        symmetric[pairs[k, 1], pairs[k, 0]] += g[n_columns + k]
                     right = pulled[: number * n_columns].reshape(number, n_columns)
                     np.dot(own[first : first + number], symmetric, right)
                     for q in range(number):
                         for a in range(n_columns):
                             d_own[first + q, a] += norm[first + q] * right[q, a]
                 if four_body:
-                    _third_order_slopes(own, g[at:], one, d_own)
+                    _third_order_slopes(own, g[n_columns + len(pairs) :], one, d_own)

@@ -19,8 +19,9 @@ def radial_functions(r, cutoff, radial_order):
 
 
 def atom_features(
-    atoms, i, elements, cutoff, radial_order, angular_order, element_pairs="all", four_body=0
-):
+    atoms, i, elements, cutoff, radial_order, angular_order,
+    element_pairs="all", four_body=0, max_degree=0,
+):  # fmt: skip
     """Features of atom i, shape (n_features,)."""
     elements = list(elements)
     near = []  # direction and, for every (channel, n), the weight times the radial function
@@ -48,7 +49,12 @@ def atom_features(
         for a, b in itertools.combinations_with_replacement(range(n), 2)
         if element_pairs == "all" or a // (radial_order + 1) == b // (radial_order + 1)
     ]
-    found = [*scalars, *(power[l, a, b] for l in range(angular_order + 1) for a, b in pairs)]
+    order = np.arange(n) % (radial_order + 1)
+    found = list(scalars)
+    for l in range(angular_order + 1):
+        for a, b in pairs:
+            if not max_degree or order[a] + order[b] + 2 * l <= max_degree:
+                found.append(power[l, a, b])
     if four_body:
         found += [vector[a] @ tensor[a] @ vector[a] for a in range(n)]
         found += [np.trace(tensor[a] @ tensor[a] @ tensor[a]) for a in range(n)]

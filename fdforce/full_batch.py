@@ -1,0 +1,78 @@
+"""L-BFGS on the loss of the whole training set, one step an epoch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from fdforce.optimizers import lbfgs
+from fdforce.training import Trainer, accumulate, named
+
+EVALUATIONS = 10
+"""Of a line search, at most."""
+
+
+class FullBatchTrainer(Trainer):
+    """Full-batch training: every epoch is a line search along the direction of L-BFGS.
+
+    Gradients are finite differences, with errors far below what a line search notices. It takes
+    what `Trainer` takes. Batches, schedule, dropout and average do not apply; batch_size is the
+    number of structures that are in memory together.
+    """
+
+    def _initial_state(self):
+        return lbfgs.init(self.model.theta)
+
+    def _learn(self, new, monitor):
+        seen = {}
+
+        def whole(theta):
+            """Loss, gradient and training errors."""
+            key = theta.tobytes()
+            if key not in seen:
+                seen[key] = self._whole(theta, monitor)
+                new.steps += 1
+            return seen[key]
+
+        begin = self.model.theta
+        gradient = whole(begin)[1]
+        direction = lbfgs.direction(gradient, new.optimizer)
+        if not len(new.optimizer["steps"]):  # no curvature known yet
+            direction /= max(np.linalg.norm(gradient), 1.0)
+        step = _search(lambda x: whole(x)[0], lambda x: whole(x)[1], begin, direction, gradient)
+        if step is None and not len(new.optimizer["steps"]):
+            step = 0.0  # nothing lower downhill: this is the minimum
+        if step is None:  # the remembered curvature misleads; begin again along the gradient
+            new.optimizer |= lbfgs.init(begin)
+            step = 0.0
+        end = begin + step * direction
+        loss, end_gradient, errors = whole(end)
+        lbfgs.remember(end - begin, end_gradient - gradient, new.optimizer)
+        self.model.theta = new.average = end
+        return {"train_loss": loss, "learning_rate": step, **named("train", errors)}
+
+    def _whole(self, theta, monitor):
+        """Loss, gradient and sums of errors over the training set."""
+        self.model.theta = theta
+        n, sums = len(self.train), {}
+        loss, gradient = 0.5 * self.settings.l2 * theta @ theta, self.settings.l2 * theta
+        for indices in np.array_split(np.arange(n), -(-n // self.settings.batch_size)):
+            step = self._gradient(indices, self.loss.at(1.0))
+            monitor.add(step)
+            loss += step.loss * len(indices) / n
+            gradient = gradient + step.gradient * (len(indices) / n)
+            accumulate(sums, step.details["terms"].errors)
+        return loss, gradient, sums
+
+
+def _search(value, slope, begin, direction, gradient):
+    """Length of a step under the strong Wolfe conditions, or None."""
+    from scipy.optimize import line_search
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it did not converge; the result says so
+        found = line_search(
+            value, slope, begin, direction, gradient, value(begin), maxiter=EVALUATIONS
+        )
+    return found[0]
