@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,19 +29,19 @@ class MemberPredictions:
     mean: Prediction
     members: list[Prediction]
 
-    @property
+    @cached_property
     def energy_std(self) -> np.ndarray:
         """Standard deviation of the energies, shape (S,), eV (`standard_deviation`)."""
         return standard_deviation([member.energies for member in self.members])
 
-    @property
+    @cached_property
     def forces_std(self) -> np.ndarray:
         """Standard deviation of the force components, shape (N, 3), eV/Å."""
         return standard_deviation([member.forces for member in self.members])
 
 
 def predict_members(
-    ensemble, structures, *, threads: int = 0, progress: Callable | None = None
+    ensemble, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None
 ) -> MemberPredictions:
     """Energies, forces and stresses of every structure from every member.
 
@@ -49,6 +50,8 @@ def predict_members(
     ensemble : Ensemble
     structures : Structures
         With the species of the ensemble, in its order.
+    pairs : PairList, optional
+        Built here when absent.
     threads : int
         0: all cores.
     progress : callable, optional
@@ -60,9 +63,10 @@ def predict_members(
     """
     energies, forces, virials, atom_energies = [], [], [], []
     with limit_threads(threads) as threads:
-        pairs = build_pairs(
-            structures, ensemble.cutoff, skin=0.0, threads=threads, progress=progress
-        )
+        if pairs is None:
+            pairs = build_pairs(
+                structures, ensemble.cutoff, skin=0.0, threads=threads, progress=progress
+            )
         for indices in groups(structures):
             state = ensemble.forward(make_batch(structures, pairs, indices, n_chunks=threads))
             of_members = ensemble.member_forces(state)
@@ -138,3 +142,29 @@ def ensemble_errors(structures, predictions: MemberPredictions) -> dict:
         ],
         "calibration": calibration(structures, predictions),
     }
+
+
+def member_range(found: dict) -> dict:
+    """Mean, least and largest errors of the members.
+
+    Parameters
+    ----------
+    found : dict
+        Result of `ensemble_errors`.
+
+    Returns
+    -------
+    dict of str to dict
+        ``members`` (their mean), ``least`` and ``most``, with keys of `fdforce.evaluation.errors`.
+    """
+    members = found["members"]
+    counts = {name: found[name] for name in ("n_structures", "n_atoms")}
+
+    def choose(pick):
+        return counts | {
+            name: None if members[0][name] is None else pick([m[name] for m in members])
+            for name in members[0]
+        }
+
+    mean = choose(lambda values: sum(values) / len(values))
+    return {"members": mean, "least": choose(min), "most": choose(max)}

@@ -9,7 +9,6 @@ stop with a checkpoint when the calling process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import queue
@@ -25,7 +24,7 @@ import numpy as np
 
 import fdforce
 from fdforce import archive
-from fdforce.calibration import ensemble_errors, predict_members
+from fdforce.assessment import evaluate_run
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import Config, load_config, to_toml
 from fdforce.errors import CheckpointError, ConfigError, DataError, FdforceError, TrainingError
@@ -33,6 +32,7 @@ from fdforce.fitting import FitResult, fit, never_began
 from fdforce.model_file import load_model, save_model
 from fdforce.models import Ensemble
 from fdforce.problem import fingerprint, new_model, read_parts, summary
+from fdforce.provenance import Session
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS
 
@@ -63,7 +63,8 @@ def fit_ensemble(
     processes : int
         Members trained at a time.
     log, on_epoch, progress : callable
-        As in `fit`; the latter two of the member in training, where members come one by one.
+        As in `fit`; the latter two of the member in training, where members come one by one, its
+        number in the row of `on_epoch` as ``member``.
     started : float
         ``time.monotonic()`` at which the time budget began.
 
@@ -89,8 +90,10 @@ def fit_ensemble(
             failed = run.train_in_turn(on_epoch, progress)
     except KeyboardInterrupt:
         run.log(f"stopped; go on with --resume {directory}")
+        run.end("interrupted")
         raise
     if failed:
+        run.end("failed")
         raise TrainingError(
             f"{len(failed)} of {config.training.ensemble} members failed: "
             + "; ".join(f"{number}: {reason}" for number, reason in failed.items())
@@ -138,11 +141,15 @@ class _EnsembleRun:
             self.directory / "checkpoint.npz",
             {"members": len(homes), "fingerprint": self.fingerprint}, {},
         )  # fmt: skip
-        if checkpoint is not None:
+        resumed = checkpoint is not None
+        with limit_threads(self.config.training.threads) as threads:
+            self.session = Session(self.directory, threads, resumed=resumed)
+        self.session.write(members=len(homes), processes=self.processes)
+        if resumed:
             self.used = sum(_elapsed(home) for home in homes) / self.processes
         self.waiting = [
             number for number, home in enumerate(homes)
-            if checkpoint is None or not (home / "metrics.json").is_file()
+            if not resumed or not (home / "metrics.json").is_file()
         ]  # fmt: skip
         done = len(homes) - len(self.waiting)
         self.log(f"ensemble of {len(homes)} members{f', {done} of them finished' if done else ''}")
@@ -162,13 +169,18 @@ class _EnsembleRun:
     def train_in_turn(self, on_epoch, progress) -> dict:
         """Train the members one by one in this process; numbers and reasons of failures."""
         failed, settings = {}, self.config.training
+
+        def after_epoch(of_member, row):
+            if on_epoch is not None:
+                on_epoch(of_member, {"member": number, **row})
+
         while self.waiting:
             number, max_time = self.next_member()
             self.log(f"member {number}: seed {settings.seed + number}")
             try:
                 train_member(
                     self.directory, self.config, number, threads=settings.threads,
-                    max_time=max_time, log=self.log_line, on_epoch=on_epoch, progress=progress,
+                    max_time=max_time, log=self.log_line, on_epoch=after_epoch, progress=progress,
                 )  # fmt: skip
             except (ConfigError, DataError):
                 raise  # no other member would fare better
@@ -221,13 +233,10 @@ class _EnsembleRun:
             n_train=len(self.parts.train), energy_weight=config.loss.energy_weight,
             force_weight=config.loss.force_weight, stress_weight=config.loss.stress_weight,
         )  # fmt: skip
-        metrics = {
-            name: ensemble_errors(
-                part, predict_members(ensemble, part, threads=config.training.threads)
-            )
-            for name, part in self.parts.by_name().items()
-        }
-        archive.write_bytes(directory / "metrics.json", json.dumps(metrics, indent=1).encode())
+        metrics = evaluate_run(
+            directory, ensemble, self.parts.by_name(), threads=config.training.threads,
+            log=self.log,
+        )  # fmt: skip
         self._write_history(homes)
         rows = np.concatenate([
             np.insert(arrays["rows"].reshape(-1, len(COLUMNS)), 0, number, axis=1)
@@ -237,7 +246,12 @@ class _EnsembleRun:
         self.log(
             f"{len(homes)} members of {', '.join(str(state['epoch']) for state in states)} epochs"
         )
+        self.end("finished")
         return FitResult(ensemble, metrics, directory, history, states[-1]["epsilon"])
+
+    def end(self, outcome) -> None:
+        """Write when and how the session ended."""
+        self.session.finish(outcome, self.used + time.monotonic() - self.began)
 
     def _write_history(self, homes):
         lines = []

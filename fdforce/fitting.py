@@ -6,7 +6,6 @@ import copy
 import csv
 import difflib
 import io
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fdforce import archive
+from fdforce.assessment import evaluate_run
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import (
     Config,
@@ -32,8 +32,9 @@ from fdforce.config import (
 )
 from fdforce.data_set import DataSet, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
+from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
-from fdforce.evaluation import evaluate, groups
+from fdforce.evaluation import groups
 from fdforce.full_batch import FullBatchTrainer
 from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
@@ -51,6 +52,7 @@ from fdforce.problem import (
     weigh_groups,
     without_offsets,
 )
+from fdforce.provenance import Session
 from fdforce.reference_energies import reference_energies
 from fdforce.selection import ForceDraw
 from fdforce.threads import limit_threads
@@ -108,6 +110,8 @@ def fit(
 ) -> FitResult:
     """Train a potential.
 
+    The report of the run is drawn on request: ``fdforce.report.write_report(result.directory)``.
+
     Parameters
     ----------
     config : path, dict or Config, optional
@@ -155,7 +159,7 @@ def fit(
         checkpoint = load_checkpoint(directory / "checkpoint.npz")
     else:
         config = configure(config, settings)
-        directory, checkpoint = _new_directory(out, config), None
+        directory, checkpoint = new_directory(out, config), None
     if config.training.device != "cpu":
         raise ConfigError(
             f"training.device = {config.training.device!r}: this version computes on "
@@ -296,6 +300,7 @@ class _Run:
         arrays = {key: value for key, value in arrays.items() if not key.startswith("model_")}
         with damaged(self.directory / "checkpoint.npz", CheckpointError):
             self.trainer.resume(Progress.restore(header["progress"], arrays))
+        self.trainer.scans = read_scans(self.directory, self.trainer.progress.epoch)
         self.log(f"resumed after epoch {self.trainer.progress.epoch}")
 
     def train(self, on_epoch) -> FitResult:
@@ -305,6 +310,9 @@ class _Run:
         archive.write_bytes(self.directory / "config.toml", to_toml(self.config).encode())
         self._write_history()
         self._write_log()
+        before = self.trainer.progress.epoch
+        session = Session(self.directory, self.threads, resumed=before > 0)
+        session.write(first_epoch=before + 1)
         if not self.trainer.progress.epoch:
             self.checkpoint()  # so that a run can be resumed from its first second on
 
@@ -320,26 +328,32 @@ class _Run:
             progress = self.trainer.run(after_epoch)
         except TrainingError:
             self.checkpoint()
+            self._end(session, "failed")
             raise
         except KeyboardInterrupt:
             self.log(f"stopped; go on with --resume {self.directory}")
             self.checkpoint()
+            self._end(session, "interrupted")
             raise
         self.checkpoint()
         model = self.best_model()
-        metrics = {
-            name: evaluate(model, part, threads=self.threads)
-            for name, part in self.parts.by_name().items()
-        }
-        archive.write_bytes(self.directory / "metrics.json", json.dumps(metrics, indent=1).encode())
+        metrics = evaluate_run(
+            self.directory, model, self.parts.by_name(), threads=self.threads, log=self.log
+        )
         self.log(
-            f"{progress.epoch} epochs in {self.trainer.elapsed:.1f} s; "
-            f"best epoch {progress.best_epoch}"
+            f"{progress.epoch} epochs in {progress.elapsed:.1f} s; best epoch {progress.best_epoch}"
         )
         self._write_log()
+        self._end(session, "finished")
         rows = np.array(progress.rows).reshape(-1, len(COLUMNS))
         history = dict(zip(COLUMNS, rows.T, strict=True))
         return FitResult(model, metrics, self.directory, history, progress.epsilon)
+
+    def _end(self, session, outcome) -> None:
+        progress = self.trainer.progress
+        session.finish(
+            outcome, progress.elapsed, last_epoch=progress.epoch, best_epoch=progress.best_epoch
+        )
 
     def best_model(self):
         """The full model with the best parameters so far."""
@@ -357,6 +371,7 @@ class _Run:
             {"progress": progress.numbers(), "model": header, "fingerprint": self.fingerprint},
             {**arrays, **progress.arrays()},
         )
+        write_scans(self.directory, self.trainer.scans)
         if not progress.epoch:
             return
         save_model(
@@ -484,7 +499,8 @@ def _existing_config(directory: Path) -> Path:
     return directory / "config.toml"
 
 
-def _new_directory(out, config: Config) -> Path:
+def new_directory(out, config: Config) -> Path:
+    """The directory of a new run; raises ConfigError where it holds one already."""
     if out is None:
         name = Path(config.data.train[0]).name.split(".")[0] if config.data.train else "run"
         stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -33,6 +33,8 @@ def model_contents(model) -> tuple[dict, dict]:
         "feature_mean": model.feature_mean,
         "feature_scale": model.feature_scale,
     }
+    if model.feature_min is not None:
+        arrays["feature_min"], arrays["feature_max"] = model.feature_min, model.feature_max
     if model.theta.ndim == 2:
         header["members"] = len(model.theta)
     if header["baseline"] == "calculator":
@@ -62,8 +64,16 @@ def make_model(header: dict, arrays: dict):
         raise ValueError(f"{len(arrays['theta'])} parameters instead of {len(model.theta)}")
     model.theta = arrays["theta"]
     model.scale = float(header["scale"])
-    for name in ("reference_energies", "feature_mean", "feature_scale"):
-        if arrays[name].shape != getattr(model, name).shape:
+    of_features = model.feature_mean.shape
+    shapes = {
+        "reference_energies": model.reference_energies.shape,
+        "feature_mean": of_features,
+        "feature_scale": of_features,
+    }
+    if "feature_min" in arrays:  # absent in files of early versions
+        shapes |= {"feature_min": of_features, "feature_max": of_features}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}")
         setattr(model, name, arrays[name])
     if not all(np.isfinite(value).all() for value in arrays.values()):

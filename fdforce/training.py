@@ -12,6 +12,7 @@ import numpy as np
 from fdforce.config import Config
 from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
+from fdforce.epsilon_scans import scan_entry
 from fdforce.errors import ConfigError, TrainingError
 from fdforce.evaluation import groups, summarise
 from fdforce.mixed_batches import force_aware_gradient, with_force_labels
@@ -88,6 +89,8 @@ class Progress:
 class Trainer:
     """Trains a model; `progress` holds its state, `run` goes on from there.
 
+    `scans` lists the scans that chose epsilon (`fdforce.epsilon_scans`).
+
     Parameters
     ----------
     model : EnergyModel
@@ -122,6 +125,7 @@ class Trainer:
         start = model.theta.copy()
         self.progress = Progress(start, self._initial_state(), average=start, best_theta=start)
         self.frozen = frozen(model, config.training.frozen_layers)
+        self.scans: list[dict] = []
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
 
@@ -267,7 +271,7 @@ class Trainer:
         new.reference = monitor.reference
         if not drifted or differences.epsilon != "auto" or differences.stencil == "complex":
             return
-        before, new.epsilon, new.reference = new.epsilon, self._choose_epsilon(), 0.0
+        before, new.epsilon, new.reference = new.epsilon, self._choose_epsilon(new.epoch), 0.0
         self.log(
             f"epoch {new.epoch}: the normalised defect went from {monitor.reference:.1e} to "
             f"{monitor.normalised:.1e}; epsilon chosen again: {before:.1e} -> {new.epsilon:.1e}"
@@ -333,11 +337,11 @@ class Trainer:
             return 1e-20
         if given != "auto":
             return float(given)
-        epsilon = self._choose_epsilon()
+        epsilon = self._choose_epsilon(self.progress.epoch)
         self.log(f"epsilon = {epsilon:.1e}")
         return epsilon
 
-    def _choose_epsilon(self) -> float:
+    def _choose_epsilon(self, epoch: int) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
         displaced = with_force_labels(self.train.target, self.train.structures.counts)
         indices = np.flatnonzero(displaced) if displaced.any() else np.arange(len(self.train))
@@ -355,6 +359,7 @@ class Trainer:
         except ValueError:
             # no forces among the labels: nothing to displace, any value serves
             return 1e-5
+        self.scans.append(scan_entry(epoch, scan))
         return scan.recommended
 
 

@@ -16,6 +16,14 @@ hypothesis.settings.register_profile("fdforce", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fdforce")
 
 
+@pytest.fixture(scope="module")
+def empty_figures():
+    """Reports without the second that their figures take; tests/test_report.py draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fdforce.report.run_figures._svg", lambda *_: "<svg></svg>")
+        yield
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--strict-skips",

@@ -13,6 +13,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
 
 import fdforce
@@ -22,13 +23,14 @@ from fdforce.examples import example_files
 from fdforce.structure_files import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("empty_figures")
 SMALL = (
     "--set=model.hidden=[6]", "--set=model.radial_order=4", "--set=model.angular_order=2",
     "--set=optimizer.batch_size=8", "--threads=1",
 )  # fmt: skip
 FILES = {
     "model.npz", "checkpoint.npz", "history.csv", "metrics.json", "config.toml", "log.txt",
-    "learning_curve.png",
+    "report.html", "predictions.npz", "provenance.json", "epsilon_scans.json",
 }  # fmt: skip
 ERRORS = {
     "n_structures", "n_atoms", "energy_rmse", "energy_mae", "force_rmse", "force_mae",
@@ -181,8 +183,32 @@ def test_example_needs_no_name(tmp_path, monkeypatch):
 def test_fit_without_matplotlib_says_so(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = succeed("fit", data, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
-    assert "no learning_curve.png: it needs matplotlib" in text
-    assert not (tmp_path / "run" / "learning_curve.png").exists()
+    assert "report.html has no figures: they need matplotlib" in text
+    assert "<svg" not in (tmp_path / "run" / "report.html").read_text()
+    text = succeed("report", tmp_path / "run")
+    assert "without figures: they need matplotlib" in text
+
+
+def test_a_figure_that_cannot_be_drawn_loses_no_run(data, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr("fdforce.report.run_figures._svg", broken)
+    text = succeed("fit", data, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "\nno report.html (ValueError: no font); `fdforce report" in text
+    monkeypatch.undo()
+    succeed("report", tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_report_is_rebuilt(fitted, tmp_path):
+    path = tmp_path / "again.html"
+    assert succeed("report", fitted, "-o", path) == f"{path}\n"
+    assert path.read_text() == (fitted / "report.html").read_text()
+    assert "no such directory" in fail("report", tmp_path / "absent")
+    assert "holds no run" in fail("report", tmp_path)
+    assert str(tmp_path) in fail("report", fitted, "-o", tmp_path)
 
 
 def test_termination_leaves_a_checkpoint(data, tmp_path, monkeypatch):
@@ -194,6 +220,7 @@ def test_termination_leaves_a_checkpoint(data, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     message = fail("fit", data, "--out", tmp_path / "run", "--epochs", 50, *SMALL)
     assert "interrupted" in message
+    assert "2 of 50 epochs" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()
     text = succeed("fit", "--resume", tmp_path / "run", "--epochs", 3)
@@ -205,12 +232,72 @@ def test_termination_leaves_a_checkpoint(data, tmp_path, monkeypatch):
 
 def test_evaluate_json_has_the_keys_of_the_contract(model, fitted, data):
     errors = json.loads(succeed("evaluate", model, data, "--json", "--threads", 1))
-    assert set(errors) == ERRORS
+    assert set(errors) == ERRORS | {"by_config_type", "by_element", "extrapolating"}
     assert errors["stress_rmse"] is None
     stored = json.loads((fitted / "metrics.json").read_text())["test"]
     # another number of threads sums in another order
     assert errors["force_rmse"] == pytest.approx(stored["force_rmse"], rel=1e-10)
-    assert "meV/atom" in succeed("evaluate", model, data, data)
+    assert set(errors["by_config_type"][""]) == ERRORS
+    assert list(errors["by_element"]) == ["H", "C", "O"]
+    text = succeed("evaluate", model, data, data)
+    assert "meV/atom" in text
+    assert "by element" in text
+    assert "by config_type" not in text  # there is one
+
+
+@pytest.fixture
+def stretched(data, tmp_path) -> Path:
+    """Two groups of structures; in the last structure every atom is out of place."""
+    frames = ase.io.read(data, ":4")
+    for atoms in frames[::2]:
+        atoms.info["config_type"] = "even"
+    results = dict(frames[3].calc.results)
+    frames[3].positions *= 1.4
+    frames[3].calc = SinglePointCalculator(frames[3], **results)
+    ase.io.write(tmp_path / "stretched.extxyz", frames)
+    return tmp_path / "stretched.extxyz"
+
+
+def test_evaluate_names_groups_and_atoms_that_extrapolate(model, stretched):
+    text = succeed("evaluate", model, stretched)
+    assert "by config_type" in text
+    assert "(none)" in text
+    line = next(line for line in text.splitlines() if line.startswith("extrapolation"))
+    assert "of 36 atoms" in line
+    found = json.loads(succeed("evaluate", model, stretched, "--json"))
+    assert set(found["by_config_type"]) == {"even", ""}
+    worst = found["extrapolating"][0]
+    assert worst["structure"] == "stretched.extxyz[3]"
+    assert f"extrapolation: {len(found['extrapolating'])} of" in line
+    named = [(entry["structure"], entry["atom"]) for entry in found["extrapolating"][:10]]
+    shown = text.splitlines()[text.splitlines().index(line) + 2 :][: len(named)]
+    assert [(row.split()[0], int(row.split()[1])) for row in shown] == named
+    assert worst["feature"] in shown[0]
+
+
+def test_predict_counts_and_marks_atoms_that_extrapolate(model, stretched, tmp_path):
+    out = tmp_path / "out.extxyz"
+    found = json.loads(succeed("evaluate", model, stretched, "--json"))["extrapolating"]
+    for source in (stretched, out):  # marks of an earlier prediction are replaced
+        result = run("predict", model, source, "-o", out)
+        assert result.exit_code == 0
+        assert f"warning: {source.name}: {len(found)} of 36 atoms" in result.stderr
+        marks = [frame.arrays.get("features_outside") for frame in ase.io.read(out, ":")]
+        for entry in found:
+            assert marks[entry["index"]][entry["atom"]] == entry["n_features"]
+        total = sum(np.count_nonzero(mark) for mark in marks if mark is not None)
+        assert total == len(found)
+
+
+def test_models_without_ranges(model, stretched, tmp_path):
+    old = fdforce.load_model(model)
+    old.feature_min = old.feature_max = None
+    fdforce.save_model(tmp_path / "old.npz", old)
+    assert "extrapolation: not known" in succeed("evaluate", tmp_path / "old.npz", stretched)
+    found = json.loads(succeed("evaluate", tmp_path / "old.npz", stretched, "--json"))
+    assert found["extrapolating"] is None
+    out = tmp_path / "out.extxyz"
+    assert run("predict", tmp_path / "old.npz", stretched, "-o", out).stderr == ""
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -437,6 +524,8 @@ def test_what_this_version_cannot_do(model, data):
         ["fit", "--resume", "run", "--out", "other"],
         ["fit", "a.extxyz", "--valid", "1.5"],
         ["fit", "a.extxyz", "--epochs", "many"],
+        ["fit", "a.extxyz", "--log", "paper"],
+        ["report"],
         ["evaluate"],
         ["evaluate", "model.npz"],
         ["predict", "model.npz", "a.extxyz"],

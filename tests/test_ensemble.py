@@ -41,10 +41,8 @@ def ensemble_of(n_members=3, *, dtype=np.float64, descriptor=None, kind=Elementa
     options = {"hidden": (6, 5)} if kind is ElementalNetworks else {}
     members = [kind(descriptor, **options, seed=k, dtype=dtype) for k in range(n_members)]
     batch = batch_of(frames(), ELEMENTS, descriptor.cutoff)
-    members[0].standardise([batch])
     for member in members:
-        member.feature_mean = members[0].feature_mean
-        member.feature_scale = members[0].feature_scale
+        member.standardise([batch])
         member.reference_energies = np.array([1.5, -0.7])
         member.scale = 1.7
         member.baseline = ZBL(ELEMENTS, np.full((2, 2), 2.5))

@@ -29,6 +29,7 @@ from tests.test_cli import ERRORS, fail, run, succeed
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 12
+pytestmark = pytest.mark.usefixtures("empty_figures")
 
 
 def silent(line):
@@ -80,7 +81,7 @@ def test_files_and_results(whole):
     out = whole.directory
     assert {path.name for path in out.iterdir()} == {
         "model.npz", "checkpoint.npz", "history.csv", "metrics.json", "config.toml", "log.txt",
-        "member-0", "member-1", "member-2",
+        "predictions.npz", "provenance.json", "member-0", "member-1", "member-2",
     }  # fmt: skip
     rows = history(out)
     expected = [(k, e) for k in range(3) for e in range(1, EPOCHS + 1)]
@@ -362,6 +363,7 @@ def test_no_process_outlives_the_command(settings, data, tmp_path, with_signal):
         assert (process.returncode, errors) == (
             1, "Error: the run was interrupted before its end\n",
         )  # fmt: skip
+        assert (out / "report.html").is_file()
     for home in homes:  # stopped with a checkpoint of the last epoch, not killed
         assert "stopped; go on with --resume" in (home / "log.txt").read_text()
         assert epochs_of(home) == len(history(home))
@@ -385,8 +387,7 @@ def test_fit_reports_an_ensemble(data, tmp_path):
     assert text.count("epoch 2/2") == 2
     assert "within 1 std" in text
     assert "fdforce epsilon" not in text
-    for k in range(2):
-        assert (out / f"member-{k}" / "learning_curve.png").is_file()
+    assert "Disagreement of the members" in (out / "report.html").read_text(encoding="utf-8")
     assert "2 of them finished" in succeed("fit", "--resume", out)
     assert "processes = 2" in fail("fit", data, "--processes", 2, "--out", tmp_path / "other")
     assert run("fit", data, "--ensemble", 0).exit_code == 2
@@ -394,13 +395,23 @@ def test_fit_reports_an_ensemble(data, tmp_path):
 
 def test_evaluate(model, data):
     found = json.loads(succeed("evaluate", model, data, "--json"))
-    assert set(found) == ERRORS | {"members", "calibration"}
+    more = {"by_config_type", "by_element", "extrapolating"}
+    assert set(found) == ERRORS | more | {"members", "calibration"}
+    assert found["extrapolating"] is not None
     assert len(found["members"]) == 3
     assert set(found["calibration"]) == {"energy", "force"}
     mean = np.mean([member["force_rmse"] for member in found["members"]])
     assert found["force_rmse"] <= mean  # of a mean: the triangle inequality
     text = succeed("evaluate", model, data)
-    for word in ("mean", "members", "least", "most", "rmse / rms std"):
+    for word in (
+        "mean",
+        "members",
+        "least",
+        "most",
+        "rmse / rms std",
+        "by element",
+        "extrapolation: ",
+    ):
         assert word in text
     assert f"{1e3 * mean:.4g}" in text
 

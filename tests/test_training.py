@@ -88,7 +88,7 @@ def test_patience_stops_early(data):
 
 def test_a_budget_ends_the_run_and_its_schedule(data):
     trainer(data, training={"epochs": 1}).run()  # compiles
-    progress = trainer(data, training={"epochs": 0, "max_time": 0.5}).run()
+    progress = trainer(data, training={"epochs": 0, "max_time": 3.0}).run()
     assert progress.epoch >= 1
     # the schedule is over with the budget: its last factor is the floor
     rates = column(progress, "learning_rate")
@@ -142,7 +142,7 @@ def test_epsilon_is_chosen_on_structures_with_forces(data):
     for seed in range(4):
         tables = {"training": {"epochs": 1, "seed": seed}, "loss": {"force_fraction": 0.01}}
         run = trainer((wide, None), **tables)
-        assert run._choose_epsilon() != 1e-5  # what is taken where nothing can be displaced
+        assert run._choose_epsilon(0) != 1e-5  # what is taken where nothing can be displaced
 
 
 def test_a_given_epsilon_is_kept(data):

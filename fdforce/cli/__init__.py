@@ -16,6 +16,7 @@ COMMANDS = {
     "search": "fdforce.cli.search:search",
     "evaluate": "fdforce.cli.evaluate:evaluate",
     "predict": "fdforce.cli.predict:predict",
+    "report": "fdforce.cli.report:report",
     "epsilon": "fdforce.cli.epsilon:epsilon",
     "info": "fdforce.cli.info:info",
     "config": "fdforce.cli.config:config",

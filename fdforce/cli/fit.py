@@ -62,6 +62,12 @@ from fdforce.examples import EXAMPLES
     help="Finite-difference formula of the force gradient.",
 )
 @click.option(
+    "--log",
+    "log_to",
+    type=click.Choice(["tensorboard"]),
+    help="Also write losses and errors for TensorBoard, in DIR/tensorboard (needs tensorboardX).",
+)
+@click.option(
     "--ensemble", type=click.IntRange(min=1), help="Networks to train, with seeds from --seed on."
 )
 @click.option(
@@ -77,7 +83,7 @@ from fdforce.examples import EXAMPLES
     help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
     "threads and checkpoint interval can be changed.",
 )
-def fit(sources, example, valid, test, out, resume, processes, overrides, **training):
+def fit(sources, example, valid, test, out, resume, processes, overrides, log_to, **training):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
 
     Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
@@ -93,12 +99,14 @@ def fit(sources, example, valid, test, out, resume, processes, overrides, **trai
       fdforce fit --resume runs/ethanol
     """
     _check_usage(sources, example, out, resume)
+    if log_to and processes > 1:
+        raise click.UsageError("--log follows members that are trained in turn; drop --processes")
     config, changes = _settings(sources, example, resume, overrides)
     _change(changes, "data", valid=_part(valid, "--valid"), test=_part(test, "--test"))
     stencil = training.pop("stencil")
     _change(changes, "training", **training)
     _change(changes, "finite_difference", stencil=stencil)
-    _run(config, changes, out, resume, processes)
+    _run(config, changes, out, resume, processes, log_to)
 
 
 def _check_usage(sources, example, out, resume):
@@ -157,26 +165,56 @@ def _change(changes, table, **values):
         changes.setdefault(table, {}).update(given)
 
 
-def _run(config, changes, out, resume, processes):
+def _run(config, changes, out, resume, processes, log_to):
     from fdforce.cli.progress import EpochPrinter, structure_progress
-    from fdforce.fitting import configure, configure_resumed, fit
+    from fdforce.errors import TrainingError
+    from fdforce.fitting import configure, configure_resumed, fit, new_directory
+    from fdforce.tensorboard import TensorBoardLog, check_tensorboard
 
     # resolved here as well, for what the progress line has to know
     resolved = configure_resumed(Path(resume), changes) if resume else configure(config, changes)
     settings = resolved.training
+    if log_to:
+        check_tensorboard()
+    directory = Path(resume) if resume else new_directory(out, resolved)
     # members of an ensemble share the budget
     printer = EpochPrinter(settings.epochs, settings.max_time / settings.ensemble)
+    listeners = [printer, *([TensorBoardLog(directory)] if log_to else [])]
+
+    def after_epoch(progress, row):
+        for listener in listeners:
+            listener(progress, row)
+
     with termination_as_interrupt():
         try:
             result = fit(
-                config, out=out, resume=resume, log=printer.log, on_epoch=printer,
-                progress=structure_progress, processes=processes, **changes,
+                config, out=None if resume else directory, resume=resume, log=printer.log,
+                on_epoch=after_epoch, progress=structure_progress, processes=processes, **changes,
             )  # fmt: skip
+        except TrainingError:
+            _write_report(directory)
+            raise
         except KeyboardInterrupt:
+            _write_report(directory)
             raise KeyboardInterrupt("the run was interrupted before its end") from None
         finally:
-            printer.finish()
+            for listener in listeners:
+                listener.finish()
+    _write_report(directory)
     _report(result)
+
+
+def _write_report(directory):
+    """Write report.html of a run that began; a figure that cannot be drawn does not lose it."""
+    from fdforce.report import write_report
+
+    if not (directory / "config.toml").is_file():
+        return
+    try:
+        write_report(directory)
+    except Exception as problem:
+        what = " ".join(f"{type(problem).__name__}: {problem}".split())
+        click.echo(f"no report.html ({what:.200}); `fdforce report {directory}` tries again")
 
 
 def _report(result):
@@ -187,29 +225,16 @@ def _report(result):
     click.echo(f"\n{error_table(result.metrics)}")
     if "member" in result.history:
         click.echo(f"\n{calibration_table(result.metrics)}")
-    files = "model.npz, checkpoint.npz, history.csv, metrics.json, config.toml, log.txt"
-    if has_matplotlib():
-        files += _plot_history(result.history, directory)
-    click.echo(f"\nin {directory}: {files}")
+    names = ("model.npz", "report.html", "metrics.json", "history.csv", "config.toml")
+    files = ", ".join(name for name in names if (directory / name).is_file())
+    if "member" in result.history:
+        files += ", the run of every member in member-0, member-1, …"
+    click.echo(f"\nin {directory}: {files}, ...")
     if not has_matplotlib():
-        click.echo("no learning_curve.png: it needs matplotlib (pip install 'fdforce[plot]')")
+        click.echo("report.html has no figures: they need matplotlib (pip install 'fdforce[plot]')")
     click.echo(
         f"\nnext:\n  fdforce evaluate {directory / 'model.npz'} DATA\n"
         f"  fdforce predict {directory / 'model.npz'} DATA -o predicted.extxyz"
     )
     if "member" not in result.history:
         click.echo(f"  fdforce epsilon {directory / 'model.npz'} DATA")
-
-
-def _plot_history(history, directory) -> str:
-    """Draw the learning curve, or that of every member; what to add to the list of files."""
-    from fdforce.report.plots import plot_learning_curve
-
-    if "member" not in history:
-        plot_learning_curve(history, directory / "learning_curve.png")
-        return ", learning_curve.png"
-    members = history["member"]
-    for number in sorted(set(members.astype(int).tolist())):
-        of_member = {name: column[members == number] for name, column in history.items()}
-        plot_learning_curve(of_member, directory / f"member-{number}" / "learning_curve.png")
-    return ", and the run of every member in member-0, member-1, … with its learning_curve.png"

@@ -81,48 +81,70 @@ _COLUMNS = (("energy", "meV/atom", 1e3), ("force", "meV/Å", 1e3), ("stress", "m
 
 
 def error_table(metrics: dict) -> str:
-    """Errors as a table, a line per data set.
+    """Errors as a table, a line per data set or group.
 
     Parameters
     ----------
     metrics : dict of dict
         Name to the result of `fdforce.evaluation.errors`.
     """
+    wide = max(8, *(len(name) + 1 for name in metrics))
     titles = "".join(f"{f'{name} ({unit})':>22}" for name, unit, _ in _COLUMNS)
     kinds = f"{'rmse':>13}{'mae':>9}" * len(_COLUMNS)
-    lines = [f"{'':8}{'':10}{'':9}{titles}", f"{'':8}{'structures':>10}{'atoms':>9}{kinds}"]
+    lines = [
+        f"{'':{wide}}{'':10}{'':9}{titles}",
+        f"{'':{wide}}{'structures':>10}{'atoms':>9}{kinds}",
+    ]
     for name, errors in metrics.items():
         cells = [
             _cell(errors[f"{quantity}_{kind}"], factor, width)
             for quantity, _, factor in _COLUMNS
             for kind, width in (("rmse", 13), ("mae", 9))
         ]
-        lines.append(f"{name:8}{errors['n_structures']:10}{errors['n_atoms']:9}{''.join(cells)}")
+        lines.append(
+            f"{name:{wide}}{errors['n_structures']:10}{errors['n_atoms']:9}{''.join(cells)}"
+        )
     return "\n".join(lines)
 
 
-def member_rows(found: dict) -> dict:
-    """Mean, least and largest errors of the members of an ensemble, as rows of `error_table`.
+def element_table(by_element: dict) -> str:
+    """Errors of the forces on each element (`fdforce.comparison.errors_by_element`)."""
+    lines = [
+        f"{'':8}{'':10}{'':9}{'force (meV/Å)':>22}{'reference':>13}",
+        f"{'':8}{'':10}{'atoms':>9}{'rmse':>13}{'mae':>9}{'rms':>13}",
+    ]
+    for element, errors in by_element.items():
+        cells = [
+            _cell(errors[key], 1e3, width)
+            for key, width in (("force_rmse", 13), ("force_mae", 9), ("force_rms", 13))
+        ]
+        lines.append(f"{element:18}{errors['n_atoms']:9}{''.join(cells)}")
+    return "\n".join(lines)
 
-    Parameters
-    ----------
-    found : dict
-        Result of `fdforce.calibration.ensemble_errors`.
-    """
-    counts = {name: found[name] for name in ("n_structures", "n_atoms")}
 
-    def row(choose):
-        members = found["members"]
-        return counts | {
-            name: None if members[0][name] is None else choose([m[name] for m in members])
-            for name in members[0]
-        }
+def extrapolation_table(atoms: list[dict]) -> str:
+    """Atoms outside the range of the training set (`fdforce.feature_range.OutOfRange.describe`)."""
+    names = [f"{entry['structure']}" for entry in atoms]
+    wide = max(9, *map(len, names)) + 1
+    features = max(16, *(len(entry["feature"]) for entry in atoms)) + 2
+    lines = [
+        f"  {'structure':{wide}}{'atom':>6}  {'element':9}{'features':>8}  "
+        f"{'furthest outside':{features}}by"
+    ]
+    for name, entry in zip(names, atoms, strict=True):
+        lines.append(
+            f"  {name:{wide}}{entry['atom']:6}  {entry['element']:9}{entry['n_features']:8}  "
+            f"{entry['feature']:{features}}{_distance(entry)}"
+        )
+    return "\n".join(lines)
 
-    return {
-        "members": row(lambda values: sum(values) / len(values)),
-        "  least": row(min),
-        "  most": row(max),
-    }
+
+def _distance(entry):
+    if entry["ranges"] is not None:
+        return f"{entry['ranges']:.3g} ranges"
+    if entry["range"] is None:
+        return "-"
+    return f"{entry['value'] - entry['range'][0]:.3g} (it did not vary)"
 
 
 def calibration_table(metrics: dict) -> str:

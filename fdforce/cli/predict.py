@@ -15,9 +15,9 @@ from fdforce.cli.options import (
 )
 from fdforce.errors import DataError, FdforceError
 
-_LABELS = (
+_OURS = (
     "energy", "free_energy", "energies", "forces", "stress", "virial", "stresses",
-    "energy_std", "forces_std",
+    "energy_std", "forces_std", "features_outside",
 )  # fmt: skip
 
 
@@ -37,7 +37,9 @@ def predict(model, data, output, device, precision, threads):
     per atom (array "energies") in eV, forces in eV/Å and, where periodic in three directions, the
     stress in eV/Å³ with ASE's sign. An ensemble adds the standard deviations of its members,
     energy_std (eV) and the array forces_std (eV/Å). What else the input says of a structure is
-    kept. OUT appears when it is complete.
+    kept. OUT appears when it is complete. Atoms with features outside the range of the training set
+    are counted, and in their structures the array "features_outside" says how many features each
+    atom has there.
 
     \b
     Example:
@@ -49,12 +51,16 @@ def predict(model, data, output, device, precision, threads):
     output = Path(output)
     file_format = _writable_format(output)
     model = load_model(model, precision=precision)
-    frames = []
+    frames, warnings = [], []
     with limit_threads(threads) as threads:
         for path in data:
-            frames += _predicted(model, path, threads)
+            of_file, warning = _predicted(model, path, threads)
+            frames += of_file
+            warnings += warning
     _write(output, frames, file_format)
     click.echo(f"{len(frames)} structures: {output}")
+    for warning in warnings:
+        click.echo(warning, err=True)
 
 
 def _writable_format(output: Path) -> str:
@@ -74,12 +80,10 @@ def _writable_format(output: Path) -> str:
 
 
 def _predicted(model, path, threads):
-    """The structures of a file with predictions in place of their labels."""
+    """The structures of a file with predictions in place of their labels, and warnings."""
     from ase import Atoms
 
-    from fdforce import evaluation
-    from fdforce.calibration import predict_members
-    from fdforce.models import Ensemble
+    from fdforce.assessment import assess
     from fdforce.structure_files import read_file
     from fdforce.structures import read_structures
 
@@ -95,31 +99,39 @@ def _predicted(model, path, threads):
         if message.startswith("atoms["):
             message = f"{Path(path).name}{message.removeprefix('atoms')}"
         raise DataError(message) from problem
-    of_members = None
-    if isinstance(model, Ensemble):
-        of_members = predict_members(model, structures, threads=threads)
-        prediction = of_members.mean
-    else:
-        prediction = evaluation.predict(model, structures, threads=threads)
+    assessed = assess(model, structures, threads=threads)
+    outside = assessed.outside
     for s, atoms in enumerate(frames):
-        _label(atoms, prediction, s, structures.offsets)
-    if of_members is not None:
-        deviations = of_members.energy_std, of_members.forces_std
-        for s, atoms in enumerate(frames):
-            atoms.info["energy_std"] = float(deviations[0][s])
-            atoms.arrays["forces_std"] = deviations[1][structures.offsets[s] :][: len(atoms)]
-    return frames
+        _label(atoms, assessed, s, structures.offsets)
+    return frames, _mark(frames, outside, structures, Path(path).name) if outside else []
 
 
-def _label(atoms, prediction, s, offsets):
+def _mark(frames, outside, structures, name):
+    """Write beside atoms that extrapolate how many of their features do, and warn."""
+    import numpy as np
+
+    for s in np.unique(outside.structure):
+        here = outside.structure == s
+        marks = np.zeros(len(frames[s]), dtype=int)
+        marks[outside.atom[here]] = outside.count[here]
+        frames[s].set_array("features_outside", marks)
+    s, atom = outside.structure[0], outside.atom[0]
+    return [
+        f"warning: {name}: {len(outside)} of {structures.n_atoms} atoms ({outside.n_structures} of "
+        f"{len(structures)} structures) have features outside their training range, furthest "
+        f"atom {atom} of structure {s}"
+    ]
+
+
+def _label(atoms, assessed, s, offsets):
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
-    for name in _LABELS:
+    for name in _OURS:
         atoms.info.pop(name, None)
         atoms.arrays.pop(name, None)
-    of_structure = slice(offsets[s], offsets[s + 1])
+    prediction, of_structure = assessed.prediction, slice(offsets[s], offsets[s + 1])
     results = {
         "energy": float(prediction.energies[s]),
         "energies": prediction.atom_energies[of_structure],
@@ -128,6 +140,9 @@ def _label(atoms, prediction, s, offsets):
     if not np.isnan(prediction.stresses[s, 0, 0]):
         results["stress"] = full_3x3_to_voigt_6_stress(prediction.stresses[s])
     atoms.calc = SinglePointCalculator(atoms, **results)
+    if assessed.members is not None:
+        atoms.info["energy_std"] = float(assessed.members.energy_std[s])
+        atoms.arrays["forces_std"] = assessed.members.forces_std[of_structure]
 
 
 def _write(output: Path, frames, file_format):

@@ -97,6 +97,8 @@ def _errors(row):
             parts.append(f"{name} rmse {_pair(row, f'{name}_rmse', 1e3, '.1f')} {unit}")
             break
     parts.append(f"ε {row['epsilon']:.1e}")
+    if row["err_loss"] is not None and row["err_loss"] > 0:  # nothing is differenced otherwise
+        parts.append(f"Err[L̃] {row['err_loss']:.0e}")
     return "  ".join(parts)
 
 

@@ -80,6 +80,9 @@ class ElementalNetworks:
         Unit of the network outputs.
     feature_mean, feature_scale : ndarray, shape (n_elements, n_features)
         Standardisation ``(G - mean) * scale`` of the features.
+    feature_min, feature_max : ndarray, shape (n_elements, n_features), or None
+        Range of the plain features over the training set; of an element without training atoms the
+        least value is above the largest. None where the range is not known.
     baseline : object, optional
         A fixed pair potential (`fdforce.models.zbl`) added to the energy.
 
@@ -116,6 +119,7 @@ class ElementalNetworks:
         self.scale = 1.0
         self.feature_mean = np.zeros((n_elements, descriptor.n_features))
         self.feature_scale = np.ones((n_elements, descriptor.n_features))
+        self.feature_min = self.feature_max = None
         self.baseline = None
         self.theta = self._initial_parameters(seed)
 
@@ -188,7 +192,7 @@ class ElementalNetworks:
         self.theta = theta.ravel()
 
     def standardise(self, batches) -> None:
-        """Set mean and scale of the features, per element, to those of a data set.
+        """Set mean, scale and range of the features, per element, to those of a data set.
 
         Parameters
         ----------
@@ -200,6 +204,8 @@ class ElementalNetworks:
         count = np.zeros(n_elements)
         first = np.zeros((n_elements, self.descriptor.n_features))
         second = np.zeros_like(first)
+        least = np.full_like(first, np.finfo(np.float64).max)
+        largest = -least
         origin: dict[int, np.ndarray] = {}  # second moments about a nearby point
         for batch in batches:
             plain = np.zeros((n_elements, self.descriptor.n_features))
@@ -207,6 +213,8 @@ class ElementalNetworks:
             for z, rows in enumerate(batch.species_rows):
                 if rows.start == rows.stop:
                     continue
+                least[z] = np.minimum(least[z], features[rows].min(axis=0))
+                largest[z] = np.maximum(largest[z], features[rows].max(axis=0))
                 centred = features[rows] - origin.setdefault(z, features[rows].mean(axis=0))
                 count[z] += len(centred)
                 first[z] += centred.sum(axis=0)
@@ -219,6 +227,7 @@ class ElementalNetworks:
         origins = np.array([origin.get(z, first[z]) for z in range(n_elements)])
         self.feature_mean = np.where(seen, first / n + origins, 0)
         self.feature_scale = np.where(seen, scale, 1) * self._input_scale
+        self.feature_min, self.feature_max = least, largest
 
     def forward(self, batch) -> State:
         """Energies of a batch.

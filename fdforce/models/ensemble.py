@@ -141,6 +141,8 @@ class Ensemble:
     reference_energies = _shared("reference_energies")
     feature_mean = _shared("feature_mean")
     feature_scale = _shared("feature_scale")
+    feature_min = _shared("feature_min")
+    feature_max = _shared("feature_max")
     baseline = _shared("baseline")
 
     def member(self, k: int):

@@ -1,4 +1,4 @@
-"""Figures: learning curves, parity plots, error curves over epsilon.
+"""Figures: parity plots, error curves over epsilon.
 
 Figures are objects of their own: nothing here touches the state of ``matplotlib.pyplot``.
 """
@@ -40,54 +40,6 @@ def check_plot_file(path) -> None:
         raise FdforceError(f"{path}: a figure is one of {', '.join(SUFFIXES)}, by its suffix")
     if not has_matplotlib():
         raise FdforceError(f"{path}: figures need matplotlib: pip install 'fdforce[plot]'")
-
-
-def plot_learning_curve(history: dict, path) -> None:
-    """Errors of training and validation over epochs.
-
-    Parameters
-    ----------
-    history : dict of str to ndarray
-        Columns of history.csv.
-    path : path
-        Of the figure; see `check_plot_file` for what is refused.
-    """
-    panels = [
-        ("force", "RMS error of force components (meV/Å)"),
-        ("energy", "RMS error of energies (meV/atom)"),
-        ("stress", "RMS error of stress components (meV/Å³)"),
-    ]
-    present = [
-        (name, label) for name, label in panels
-        if np.isfinite(history[f"train_{name}_rmse"]).any()
-    ]  # fmt: skip
-    panels = present or panels[:1]  # a time budget may end before the first epoch
-    figure, axes = _figure(path, len(panels))
-    for axis, (name, label) in zip(axes, panels, strict=True):
-        for part, colour in (("train", _BLUE), ("valid", _ORANGE)):
-            _error_curve(axis, history, part, name, colour)
-        axis.set(xlabel="epoch", ylabel=label, yscale="log")
-        _plain_ticks(axis)
-        if axis.lines:
-            axis.legend(frameon=False)
-    _save(figure, path)
-
-
-def _error_curve(axis, history, part, name, colour):
-    error = 1e3 * history[f"{part}_{name}_rmse"]
-    if not np.isfinite(error).any():
-        return
-    best = np.nanmin(error)
-    title = {"train": "training", "valid": "validation"}[part]
-    style = "." if len(error) == 1 else "-"
-    axis.plot(
-        history["epoch"],
-        error,
-        style,
-        color=colour,
-        linewidth=1.4,
-        label=f"{title} (best {best:.3g})",
-    )
 
 
 def plot_parity(structures, prediction, path) -> None:
@@ -237,17 +189,6 @@ def _figure(path, n_panels, width=4.2):
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _plain_ticks(axis):
-    """Write 20, 50, 100 on a short logarithmic axis, not powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    low, high = axis.get_ylim()
-    if high < 100 * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure, path):

@@ -1,0 +1,122 @@
+"""What a model, or an ensemble, makes of structures: predictions, errors, extrapolation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdforce.archive import write_bytes
+from fdforce.calibration import MemberPredictions, ensemble_errors, predict_members
+from fdforce.comparison import Comparison, compare, write_predictions
+from fdforce.errors import FdforceError
+from fdforce.evaluation import Prediction, errors, predict
+from fdforce.feature_range import OutOfRange, find_out_of_range
+from fdforce.models import Ensemble
+from fdforce.neighbors import build_pairs
+from fdforce.threads import limit_threads
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Predictions of a model for structures.
+
+    Attributes
+    ----------
+    model : EnergyModel
+    structures : Structures
+    prediction : Prediction
+        Of an ensemble, the mean.
+    members : MemberPredictions or None
+        Of an ensemble.
+    outside : OutOfRange or None
+        Atoms that extrapolate; None where nobody looked or the model does not know its range.
+    """
+
+    model: object
+    structures: object
+    prediction: Prediction
+    members: MemberPredictions | None
+    outside: OutOfRange | None
+
+    def errors(self) -> dict:
+        """`fdforce.evaluation.errors`, of an ensemble `fdforce.calibration.ensemble_errors`."""
+        if self.members is None:
+            return errors(self.structures, self.prediction)
+        return ensemble_errors(self.structures, self.members)
+
+    def compare(self) -> Comparison:
+        """Predictions beside labels."""
+        return compare(
+            self.model, self.structures, self.prediction, self.outside, members=self.members
+        )
+
+
+def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Assessment:
+    """Predict, and find the atoms that extrapolate.
+
+    Parameters
+    ----------
+    model : EnergyModel or Ensemble
+    structures : Structures
+        With the species of the model, in its order.
+    threads : int
+        0: all cores.
+    ranges : bool
+        Whether to look for atoms that extrapolate.
+
+    Returns
+    -------
+    Assessment
+    """
+    with limit_threads(threads) as threads:
+        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
+        options = {"pairs": pairs, "threads": threads}
+        members = None
+        if isinstance(model, Ensemble):
+            members = predict_members(model, structures, **options)
+        prediction = members.mean if members else predict(model, structures, **options)
+        outside = find_out_of_range(model, structures, **options) if ranges else None
+    return Assessment(model, structures, prediction, members, outside)
+
+
+def evaluate_run(directory, model, parts: dict, *, threads: int = 0, log: Callable = print) -> dict:
+    """Evaluate the model of a run; what comes out goes to metrics.json and predictions.npz.
+
+    A finished run is not lost where there is no room for its predictions.
+
+    Parameters
+    ----------
+    directory : path
+    model : EnergyModel or Ensemble
+    parts : dict of str to Structures
+        `fdforce.problem.Parts.by_name`.
+    threads : int
+        0: all cores.
+    log : callable
+        Takes a line of text.
+
+    Returns
+    -------
+    dict of str to dict
+        Errors of every part.
+
+    Raises
+    ------
+    FdforceError
+        metrics.json cannot be written.
+    """
+    # the training set spans the range itself
+    found = {
+        name: assess(model, part, threads=threads, ranges=name != "train")
+        for name, part in parts.items()
+    }
+    metrics = {name: of_part.errors() for name, of_part in found.items()}
+    write_bytes(Path(directory) / "metrics.json", json.dumps(metrics, indent=1).encode())
+    comparisons = {name: of_part.compare() for name, of_part in found.items()}
+    try:
+        write_predictions(Path(directory) / "predictions.npz", comparisons)
+    except FdforceError as problem:
+        log(str(problem))
+    return metrics
