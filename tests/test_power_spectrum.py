@@ -23,7 +23,7 @@ CASES = {
     "diagonal": dict(cutoff=4.5, radial_order=4, angular_order=2, element_pairs="diagonal"),
     "weighted": dict(cutoff=4.5, radial_order=2, angular_order=3, element_pairs="weighted"),
     "four body": dict(cutoff=4.2, radial_order=2, angular_order=2, four_body=2),
-    "degree": dict(cutoff=4.2, radial_order=4, angular_order=3, max_degree=5, four_body=2),
+    "degree": dict(cutoff=4.2, radial_order=4, angular_order=3, max_degree=5, distance_damping=0.0),
 }
 EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
@@ -291,7 +291,7 @@ def test_features_fade_out_with_the_fourth_power_of_the_gap(case):
         sizes.append(abs(features[column] - outside[column]))
         slopes.append(np.linalg.norm(slope))
     # R_0 = 35 (gap / R)^4
-    assert sizes[0] == pytest.approx(35 * (0.02 / 4) ** 4, rel=0.05)
+    assert sizes[0] == pytest.approx(35 * (0.02 / 4) ** 4 / 11, rel=0.05)
     assert np.array(sizes[:-1]) / sizes[1:] == pytest.approx(16, rel=0.02)
     assert np.array(slopes[:-1]) / slopes[1:] == pytest.approx(8, rel=0.1)
 
@@ -435,7 +435,7 @@ def test_numbers_of_features_and_labels():
 
 
 def test_settings():
-    two = PowerSpectrum(["Ti", "O"], 5.0, 3, 2, "diagonal", 2, 0.5, 4)
+    two = PowerSpectrum(["Ti", "O"], 5.0, 3, 2, "diagonal", 2, 0.5, 4, 3.0)
     again = PowerSpectrum(**json.loads(json.dumps(two.settings)))
     assert again.settings == two.settings
     assert set(two.settings) == {"elements", *two.setting_help}

@@ -33,8 +33,10 @@ class PowerSpectrum:
     and Csányi, Phys. Rev. B 87, 184115 (2013)) and the angular descriptor of NEP (Fan et al.,
     Phys. Rev. B 104, 104309 (2021)), which differ in radial functions and in the pairs they keep.
 
-    R_n is the Chebyshev polynomial T_n(2 r/R - 1) times a cutoff, 1 minus the smooth step of 7th
-    order, with three continuous derivatives.
+    R_n is the Chebyshev polynomial T_n(2x - 1) of x = r/R times a cutoff, 1 minus the smooth step
+    of 7th order, with three continuous derivatives, over 1 + b x^2, which makes near neighbours
+    count more (as the scaling of Willatt, Musil and Ceriotti, Phys. Chem. Chem. Phys. 20, 29661
+    (2018), does for SOAP).
 
     Parameters
     ----------
@@ -61,6 +63,8 @@ class PowerSpectrum:
     max_degree : int
         Pairs with n + n' + 2 l beyond this are left out, 0 for none: the total-degree truncation of
         the atomic cluster expansion. Orders can then be high where they matter.
+    distance_damping : float
+        b.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class PowerSpectrum:
         "four_body": "2: invariants of third order too; 0: none",
         "damping": "features of order d = n + n' + 2 l weigh (1 + d)^-damping",
         "max_degree": "keeps features with n + n' + 2 l up to this; 0 = all",
+        "distance_damping": "a neighbour weighs 1 / (1 + distance_damping (r / cutoff)^2)",
     }
 
     def __init__(
@@ -90,6 +95,7 @@ class PowerSpectrum:
         four_body: int = 0,
         damping: float = 0.5,
         max_degree: int = 0,
+        distance_damping: float = 10.0,
     ):
         self.elements = tuple(elements)
         self.cutoff = float(cutoff)
@@ -105,13 +111,16 @@ class PowerSpectrum:
         self.element_pairs = element_pairs
         self.four_body = int(four_body)
         self.damping = float(damping)
+        self.distance_damping = float(distance_damping)
         self._check()
 
     def _check(self):
         check_elements(self.elements)
         if not 0 < self.cutoff < np.inf:
             raise ConfigError(f"cutoff = {self.cutoff}: must be above 0 Å")
-        for key in ("radial_order", "angular_order", "max_degree", "damping"):
+        for key in (
+            "radial_order", "angular_order", "max_degree", "damping", "distance_damping"
+        ):  # fmt: skip
             if not 0 <= getattr(self, key) < np.inf:
                 raise ConfigError(f"{key} = {getattr(self, key)}: must be at least 0")
         if self.element_pairs not in ELEMENT_PAIRS:
@@ -311,7 +320,7 @@ class PowerSpectrum:
                 recursion[m, l] = (l * l - m * m) / (4 * l * l - 1)
         for l in range(degree + 1):
             norm += [_addition_norm(l, (q + 1) // 2) for q in range(2 * l + 1)]
-        yield "constants", [1, 0.5, 1 / self.cutoff]
+        yield "constants", [1, 0.5, 1 / self.cutoff, self.distance_damping]
         yield "recursion", recursion
         yield "norm", norm
         yield "weights", self.channel_weights

@@ -8,9 +8,10 @@ Invariants of any order are polynomials of these numbers: a kernel takes ``densi
 features, and on the way back turns d_features into ``d_density``, which `density_backward` pulls
 back to positions and strain.
 
-Radial functions are R_n = T_n(2x - 1) (1 - x)^4 (1 + 4x + 10x^2 + 20x^3) with Chebyshev polynomials
-of x = r / R: the cutoff is 1 minus the smooth step of 7th order, has three derivatives that are
-continuous at R, and the slope -140 x^3 (1 - x)^3.
+Radial functions are R_n = T_n(2x - 1) (1 - x)^4 (1 + 4x + 10x^2 + 20x^3) / (1 + b x^2) with
+Chebyshev polynomials of x = r / R: the cutoff is 1 minus the smooth step of 7th order, has three
+derivatives that are continuous at R, and the slope -140 x^3 (1 - x)^3; b > 0 makes near neighbours
+count more.
 
 Harmonics are not normalised: component q = l^2 + max(2m - 1, 0) is the real and the next one, for
 m > 0, the imaginary part of Q_ml(z) (x + i y)^m on the unit sphere, with Q_ml the monic m-th
@@ -26,7 +27,7 @@ Arguments common to both directions are those of every descriptor kernel (kernel
 ``place``: densities stand in the order of the batch, replica after replica. Then
 
 ==============  ===========================  =====================================================
-constants       (3,)                         1, 1/2, 1/R in the dtype of the density
+constants       (4,)                         1, 1/2, 1/R, b in the dtype of the density
 inverse_cutoff  (2,) float64                 1/R, twice
 recursion       (degree + 1, degree + 4)     b_ml
 weights         (n_channels, n_species)      w_c
@@ -92,8 +93,9 @@ def _round_up(at, n_channels, zero, channel):
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
-def _radial_functions(s, count, n_radial, n_channels, one, half, channel, out):
+def _radial_functions(s, count, n_radial, n_channels, constants, channel, out):
     """w_c R_n of every neighbour, shape (n_channels * n_radial, count) as a flat array."""
+    one, half, b = constants[0], constants[1], constants[3]
     zero = one - one
     two = one + one
     four = two + two
@@ -102,7 +104,7 @@ def _radial_functions(s, count, n_radial, n_channels, one, half, channel, out):
         v = s[V_RADIAL + k]
         x, t = half + v, half - v
         t = t * t
-        f = t * t * (one + x * (four + x * (ten + (ten + ten) * x)))
+        f = t * t * (one + x * (four + x * (ten + (ten + ten) * x))) / (one + b * x * x)
         # written so that NaN is not taken for far away
         s[F + k] = zero if v.real >= half.real else f
     for c in range(n_channels):
@@ -144,7 +146,7 @@ def _radial_slopes(s, count, n_radial, constants, coefficients):
     d/dx [T_n(y) f] = T_n f' + 2 T_n' f with y = 2x - 1; the slopes of the Chebyshev polynomials
     follow T_n' = 2 T_{n-1} + 2 y T_{n-1}' - T_{n-2}'.
     """
-    one, half, to_radial = constants[0], constants[1], constants[2]
+    one, half, to_radial, b = constants[0], constants[1], constants[2], constants[3]
     zero = one - one
     two = one + one
     four = two + two
@@ -156,6 +158,9 @@ def _radial_slopes(s, count, n_radial, constants, coefficients):
         square = t * t
         f = square * square * (one + x * (four + x * (ten + (ten + ten) * x)))
         df = -steep * x * x * x * square * t
+        weight = one / (one + b * x * x)
+        f = f * weight
+        df = (df - f * b * (x + x)) * weight
         far = v.real >= half.real
         s[F + k] = zero if far else f + f
         s[DF + k] = zero if far else df
@@ -281,9 +286,9 @@ def _project(
 ):  # fmt: skip
     """Add a tile of ``at`` neighbours to the density of an atom."""
     n_components, n_columns = out.shape
-    one, half = constants[0], constants[1]
+    one = constants[0]
     count = _round_up(at, n_channels, one - one, channel)
-    _radial_functions(s, count, n_radial, n_channels, one, half, channel, radial)
+    _radial_functions(s, count, n_radial, n_channels, constants, channel, radial)
     _harmonics(s, count, len(recursion) - 1, recursion, one, legendre, powers, harmonics)
     np.dot(
         harmonics[: n_components * count].reshape(n_components, count),
@@ -352,10 +357,10 @@ def _pull_back(
 ):  # fmt: skip
     """Slopes of a tile of ``at`` neighbours, added to theirs and to the sums of the atom."""
     n_components, n_columns = d_own.shape
-    one, half = constants[0], constants[1]
+    one = constants[0]
     count = _round_up(at, n_channels, one - one, channel)
     degree = len(recursion) - 1
-    _radial_functions(s, count, n_radial, n_channels, one, half, channel, radial)
+    _radial_functions(s, count, n_radial, n_channels, constants, channel, radial)
     _harmonics(s, count, degree, recursion, one, legendre, powers, harmonics)
     np.dot(
         d_own,

@@ -9,18 +9,19 @@ from numpy.polynomial import chebyshev, legendre
 from tests.naive.chebyshev import neighbours, spin_of
 
 
-def radial_functions(r, cutoff, radial_order):
+def radial_functions(r, cutoff, radial_order, distance_damping=10.0):
     x = r / cutoff
     if x >= 1:
         return np.zeros(radial_order + 1)
     # 1 - (35 x^4 - 84 x^5 + 70 x^6 - 20 x^7) without cancellation, as Bernstein polynomials
     fade = sum(math.comb(7, k) * x**k * (1 - x) ** (7 - k) for k in range(4))
+    fade /= 1 + distance_damping * x**2
     return fade * chebyshev.chebvander([2 * x - 1], radial_order)[0]
 
 
 def atom_features(
     atoms, i, elements, cutoff, radial_order, angular_order,
-    element_pairs="all", four_body=0, max_degree=0,
+    element_pairs="all", four_body=0, max_degree=0, distance_damping=10.0,
 ):  # fmt: skip
     """Features of atom i, shape (n_features,)."""
     elements = list(elements)
@@ -32,7 +33,14 @@ def atom_features(
             weights = np.array([1, spin_of(element, elements)][: len(elements)])
         else:
             weights = np.array([float(element == e) for e in elements])
-        near.append((d / r, np.outer(weights, radial_functions(r, cutoff, radial_order)).ravel()))
+        near.append(
+            (
+                d / r,
+                np.outer(
+                    weights, radial_functions(r, cutoff, radial_order, distance_damping)
+                ).ravel(),
+            )
+        )
     n_channels = min(len(elements), 2) if element_pairs == "weighted" else len(elements)
     n = n_channels * (radial_order + 1)
     scalars, vector, tensor = np.zeros(n), np.zeros((n, 3)), np.zeros((n, 3, 3))
