@@ -65,7 +65,7 @@ class AnyModelConfig:
     """What an atom sees, and the function from there to its energy."""
 
     kind: str = _key("elemental_networks", "family of models")
-    descriptor: str = _key("chebyshev", "family of descriptors")
+    descriptor: str = _key("power_spectrum", "family of descriptors; else that of the other keys")
     quadratic: bool = _key(False, "add all products of two features, as for quadratic SNAP")
     hidden: list[int] = _key([64, 32], "widths of the hidden layers", minimum=1)
     activation: str = _key(
@@ -99,10 +99,20 @@ class AnyModelConfig:
 class ModelConfig(AnyModelConfig):
     """What an atom sees, and the function from there to its energy."""
 
-    radial_cutoff: float = _key(6.0, "reach of the radial descriptors (Å)", above=0)
-    radial_order: int = _key(15, "highest order of the radial descriptors", minimum=0)
-    angular_cutoff: float = _key(5.0, "reach of the angular descriptors (Å)", above=0)
-    angular_order: int = _key(6, "highest order of the angular descriptors", minimum=0)
+    cutoff: float = _key(5.5, "reach of the density (Å)", above=0)
+    radial_order: int = _key(6, "highest order n of the radial functions", minimum=0)
+    angular_order: int = _key(5, "highest order l of the spherical harmonics", minimum=0)
+    element_pairs: str = _key(
+        "all", "pairs of neighbour elements", choices=("all", "diagonal", "weighted")
+    )
+    four_body: int = _key(0, "2: invariants of third order too; 0: none", minimum=0)
+    damping: float = _key(
+        0.5, "features of order d = n + n' + 2 l weigh (1 + d)^-damping", minimum=0
+    )
+    max_degree: int = _key(0, "keeps features with n + n' + 2 l up to this; 0 = all", minimum=0)
+    distance_damping: float = _key(
+        10.0, "a neighbour weighs 1 / (1 + distance_damping (r / cutoff)^2)", minimum=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,6 +331,29 @@ def model_config(descriptor: str) -> type[AnyModelConfig]:
     return made
 
 
+def descriptor_of(keys: Iterable[str], settings: AnyModelConfig) -> str:
+    """The family of descriptors that some keys of [model] ask for.
+
+    That of `settings` if it has them all. If not, and `settings` are the defaults still, the first
+    family that has: ``radial_cutoff`` belongs to chebyshev, ``twojmax`` to bispectrum.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        Those that no family has are left out.
+    settings : AnyModelConfig
+    """
+    keys = set(keys) - keys_of(settings).keys()
+    if not keys or settings != ModelConfig():
+        return settings.descriptor
+    from fdforce.descriptors import DESCRIPTORS
+
+    families = {name: keys_of(model_config(name)).keys() for name in ("chebyshev", *DESCRIPTORS)}
+    keys &= set().union(*families.values())
+    found = (name for name, known in families.items() if keys and keys <= known)
+    return next(found, settings.descriptor)
+
+
 def keys_of(settings) -> dict:
     """Key name -> dataclasses.Field of one table of a configuration."""
     return {key.name: key for key in dataclasses.fields(settings)}
@@ -435,7 +468,8 @@ def override(
             )
         settings = getattr(config, table)
         if table == "model":
-            settings = _with_keys_of(settings, values.get("descriptor", settings.descriptor))
+            named = values.get("descriptor", descriptor_of(values, settings))
+            settings = _with_keys_of(settings, named)
         keys = keys_of(settings)
         checked = {key: _checked(table, keys, key, value, where) for key, value in values.items()}
         tables[table] = dataclasses.replace(settings, **checked)

@@ -22,6 +22,7 @@ from fdforce.config import (
     absolute_paths,
     config_from_dict,
     default_config,
+    descriptor_of,
     keys_of,
     known_keys,
     load_config,
@@ -464,7 +465,7 @@ def configure_resumed(directory: Path, settings) -> Config:
 
 def _tables(settings: dict, config: Config) -> dict:
     """Sort keyword arguments into tables."""
-    descriptor = settings.get("descriptor", config.model.descriptor)
+    descriptor = settings.get("descriptor", descriptor_of(settings, config.model))
     descriptor = (settings.get("model") or {}).get("descriptor", descriptor)
     tables = known_keys(config)
     if isinstance(descriptor, str):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import numpy as np
 
+from fdforce.epsilon import Monitor
 from fdforce.optimizers import lbfgs
 from fdforce.training import Trainer, accumulate, named
 
@@ -21,11 +23,17 @@ class FullBatchTrainer(Trainer):
     number of structures that are in memory together.
     """
 
+    unused: ClassVar = {
+        "optimizer": ("weight_decay", "gradient_clip"), "training": ("dropout", "average"),
+    }  # fmt: skip
+
+    _last = (None, 0.0, b"", None)
+
     def _initial_state(self):
         return lbfgs.init(self.model.theta)
 
     def _learn(self, new, monitor):
-        seen = {}
+        begin, seen, epsilon = self.model.theta, {}, self.progress.epsilon
 
         def whole(theta):
             """Loss, gradient and training errors."""
@@ -35,21 +43,24 @@ class FullBatchTrainer(Trainer):
                 new.steps += 1
             return seen[key]
 
-        begin = self.model.theta
+        # known from the epoch before, unless it is the first of a session or something has changed;
+        # the monitor leaves it out, so that a resumed run decides as a whole one
+        if self._last[0] is not self.train or self._last[1:3] != (epsilon, begin.tobytes()):
+            self._last = self.train, epsilon, begin.tobytes(), self._whole(begin, Monitor())
+        seen[begin.tobytes()] = self._last[3]
         gradient = whole(begin)[1]
         direction = lbfgs.direction(gradient, new.optimizer)
         if not len(new.optimizer["steps"]):  # no curvature known yet
             direction /= max(np.linalg.norm(gradient), 1.0)
         step = _search(lambda x: whole(x)[0], lambda x: whole(x)[1], begin, direction, gradient)
-        if step is None and not len(new.optimizer["steps"]):
-            step = 0.0  # nothing lower downhill: this is the minimum
-        if step is None:  # the remembered curvature misleads; begin again along the gradient
+        if step is None:  # the remembered curvature misleads: begin again along the gradient
             new.optimizer |= lbfgs.init(begin)
             step = 0.0
         end = begin + step * direction
         loss, end_gradient, errors = whole(end)
         lbfgs.remember(end - begin, end_gradient - gradient, new.optimizer)
         self.model.theta = new.average = end
+        self._last = self.train, epsilon, end.tobytes(), whole(end)
         return {"train_loss": loss, "learning_rate": step, **named("train", errors)}
 
     def _whole(self, theta, monitor):

@@ -9,6 +9,8 @@ of single force components takes two for each.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fdforce.optimizers import kalman
 from fdforce.training import Trainer
 
@@ -16,9 +18,10 @@ from fdforce.training import Trainer
 class KalmanTrainer(Trainer):
     """Trainer whose steps are updates of a filter; the learning rate is a factor of its gain.
 
-    The schedule lowers the gain as it lowers other rates. Decay, penalty and clipping do not apply:
-    the filter has its prior in the first covariance.
+    The schedule lowers the gain as it lowers other rates.
     """
+
+    unused: ClassVar = {"optimizer": ("l2", "gradient_clip")}
 
     def _initial_state(self):
         return kalman.init(self.model.theta, self.model.layers, self.settings)

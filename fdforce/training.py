@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -112,6 +113,9 @@ class Trainer:
         An unknown optimizer, or neither epochs nor a time budget.
     """
 
+    unused: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Keys, by table, that must be 0 because a kind of trainer has no use for them."""
+
     def __init__(
         self, model, train, valid, loss, config: Config, *, threads=1, log=print, started=None
     ):
@@ -121,6 +125,7 @@ class Trainer:
         self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
         self.settings = with_numbers(config.optimizer)
+        self._refuse_unused()
         self.schedule = SCHEDULES[config.training.schedule]
         start = model.theta.copy()
         self.progress = Progress(start, self._initial_state(), average=start, best_theta=start)
@@ -128,6 +133,17 @@ class Trainer:
         self.scans: list[dict] = []
         self._started = time.monotonic() if started is None else started
         self._first_loss = 0.0
+
+    def _refuse_unused(self):
+        """Raise ConfigError for settings that would change nothing."""
+        for table, keys in self.unused.items():
+            values = self.settings if table == "optimizer" else getattr(self.config, table)
+            for key in keys:
+                if getattr(values, key):
+                    raise ConfigError(
+                        f"{table}.{key} = {getattr(values, key)}: does not apply to optimizer.name "
+                        f"= {self.settings.name!r}; leave it at 0"
+                    )
 
     def _initial_state(self) -> dict:
         """State of the optimizer before its first step."""

@@ -1,12 +1,14 @@
 """The configuration: defaults, reading, checking with its messages, and writing."""
 
 import dataclasses
+import inspect
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 
 from fdforce.config import (
     TABLES,
+    AnyModelConfig,
     Config,
+    ModelConfig,
     absolute_paths,
     config_from_dict,
     default_config,
@@ -26,13 +30,13 @@ from fdforce.config import (
     parse_override,
     to_toml,
 )
-from fdforce.descriptors import DESCRIPTORS
+from fdforce.descriptors import DESCRIPTORS, PowerSpectrum
 from fdforce.errors import ConfigError
 
 # What users are promised: a key may be added, never lost.
 DOCUMENTED = {
     "data": "train valid test energy_key forces_key stress_key split reference_energies",
-    "model": "kind descriptor radial_cutoff radial_order angular_cutoff angular_order hidden "
+    "model": "kind descriptor cutoff radial_order angular_order hidden "
     "activation elements baseline",
     "loss": "energy_weight force_weight stress_weight force_fraction kind",
     "finite_difference": "epsilon stencil length_scale",
@@ -58,6 +62,41 @@ def message(call, *args, **kwargs):
 
 def test_tables_are_the_documented_ones():
     assert list(TABLES) == list(DOCUMENTED)
+
+
+@pytest.mark.parametrize(
+    ("keys", "descriptor"),
+    [
+        ({"radial_order": 3}, "power_spectrum"),
+        ({"radial_cutoff": 5.0}, "chebyshev"),
+        ({"radial_cutoff": 6.5, "radial_order": 20, "angular_order": 6}, "chebyshev"),
+        ({"twojmax": 8, "hidden": [5]}, "bispectrum"),
+        ({"functions": "auto"}, "symmetry_functions"),
+    ],
+)
+def test_the_descriptor_follows_from_its_keys(keys, descriptor):
+    model = config_from_dict({"model": keys}).model
+    assert model.descriptor == descriptor
+    assert all(getattr(model, key) == value for key, value in keys.items())
+    assert config_from_dict({}, [f"model.{k}={v}" for k, v in keys.items()]).model == model
+
+
+def test_a_named_descriptor_is_not_changed_by_other_keys():
+    text = message(config_from_dict, {"model": {"descriptor": "chebyshev", "twojmax": 8}})
+    assert "unknown key model.twojmax" in text
+    chosen = config_from_dict({"model": {"radial_cutoff": 5.0}})
+    assert "unknown key model.twojmax" in message(override, chosen, {"model": {"twojmax": 8}})
+    assert "unknown key model.twojmx" in message(config_from_dict, {"model": {"twojmx": 8}})
+
+
+def test_the_table_of_the_default_descriptor_is_that_of_its_class():
+    """Written out for its ranges and choices; names, defaults and types are the signature's."""
+    signature = inspect.signature(PowerSpectrum.__init__).parameters
+    own = dataclasses.fields(ModelConfig)[len(dataclasses.fields(AnyModelConfig)) :]
+    assert [key.name for key in own] == list(PowerSpectrum.setting_help)
+    for key in own:
+        assert key.default == signature[key.name].default
+        assert key.type == get_type_hints(PowerSpectrum.__init__)[key.name]
 
 
 @pytest.mark.parametrize("table", DOCUMENTED)
@@ -262,7 +301,7 @@ def test_unknown_names(tmp_path, text, expected):
             "loss.force_fraction=1.5",
             "loss.force_fraction = 1.5: must be at least 0 and at most 1",
         ),
-        ("model.radial_cutoff=-6.0", "model.radial_cutoff = -6.0: must be more than 0"),
+        ("model.cutoff=-6.0", "model.cutoff = -6.0: must be more than 0"),
         ("model.angular_cutoff=nan", "model.angular_cutoff = nan: must be finite"),
         ("model.hidden=[15,0]", "model.hidden = [15, 0]: every item must be at least 1"),
         ("model.hidden=15", "model.hidden = 15: expected a list of integers"),

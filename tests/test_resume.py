@@ -103,14 +103,14 @@ def test_every_optimizer_resumes(settings, tmp_path, name):
             raise KeyboardInterrupt
 
     name, _, covariance = name.partition(" ")
-    run = {
-        **settings, "epochs": 4, "average": 0.3, "dropout": 0.2,
-        "optimizer": {
-            "name": name, "batch_size": 5, "covariance": covariance or "shared",
-            "gradient_clip": 1.0,
-        },
-    }  # fmt: skip
-    run.pop("batch_size")
+    run = {**settings, "epochs": 4, "average": 0.3, "dropout": 0.2}
+    run["optimizer"] = {"name": name, "batch_size": run.pop("batch_size")}
+    if name == "kalman":
+        run["optimizer"]["covariance"] = covariance or "shared"
+    elif name == "lbfgs":
+        run |= {"average": 0.0, "dropout": 0.0}
+    else:
+        run["optimizer"]["gradient_clip"] = 1.0
     fdforce.fit(out=tmp_path / "whole", log=silent, **run)
     with pytest.raises(KeyboardInterrupt):
         fdforce.fit(out=tmp_path / "run", log=silent, on_epoch=interrupt, **run)
