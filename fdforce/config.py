@@ -67,7 +67,7 @@ class AnyModelConfig:
     kind: str = _key("elemental_networks", "family of models")
     descriptor: str = _key("power_spectrum", "family of descriptors; else that of the other keys")
     quadratic: bool = _key(False, "add all products of two features, as for quadratic SNAP")
-    hidden: list[int] = _key([64, 32], "widths of the hidden layers", minimum=1)
+    hidden: list[int] = _key([32, 16], "widths of the hidden layers", minimum=1)
     activation: str = _key(
         "silu",
         "activation function of the hidden layers",
@@ -100,16 +100,18 @@ class ModelConfig(AnyModelConfig):
     """What an atom sees, and the function from there to its energy."""
 
     cutoff: float = _key(5.5, "reach of the density (Å)", above=0)
-    radial_order: int = _key(6, "highest order n of the radial functions", minimum=0)
+    radial_order: int = _key(8, "highest order n of the radial functions", minimum=0)
     angular_order: int = _key(5, "highest order l of the spherical harmonics", minimum=0)
     element_pairs: str = _key(
-        "all", "pairs of neighbour elements", choices=("all", "diagonal", "weighted")
+        "auto",
+        "pairs of neighbour elements; auto: all, weighted beyond 3 elements",
+        choices=("auto", "all", "diagonal", "weighted"),
     )
     four_body: int = _key(0, "2: invariants of third order too; 0: none", minimum=0)
     damping: float = _key(
-        0.5, "features of order d = n + n' + 2 l weigh (1 + d)^-damping", minimum=0
+        1.0, "features of order d = n + n' + 2 l weigh (1 + d)^-damping", minimum=0
     )
-    max_degree: int = _key(0, "keeps features with n + n' + 2 l up to this; 0 = all", minimum=0)
+    max_degree: int = _key(12, "keeps features with n + n' + 2 l up to this; 0 = all", minimum=0)
     distance_damping: float = _key(
         10.0, "a neighbour weighs 1 / (1 + distance_damping (r / cutoff)^2)", minimum=0
     )
@@ -120,7 +122,9 @@ class LossConfig:
     """What the fit minimizes."""
 
     energy_weight: float | list[float] = _key(
-        2.0, "relative weight of the energies, or [at the start, at the end] of the run", minimum=0
+        [0.02, 1.0],
+        "relative weight of the energies, or [at the start, at the end] of the run",
+        minimum=0,
     )
     force_weight: float | list[float] = _key(
         1.0, "relative weight of the forces, or [at the start, at the end]", minimum=0
@@ -180,14 +184,14 @@ class FiniteDifferenceConfig:
 class OptimizerConfig:
     """How parameters follow from gradients."""
 
-    name: str = _key("adamw", "optimizer; least_squares solves model.kind linear at once")
+    name: str = _key("kalman", "optimizer; least_squares solves model.kind linear at once")
     ridge: float = _key(
         0.0, "least_squares: penalty of large coefficients, relative to the data", minimum=0
     )
     learning_rate: float | str = _key(
         "auto", "learning rate at the start of the schedule", above=0, choices=("auto",)
     )
-    batch_size: int = _key(16, "structures in a batch", minimum=1)
+    batch_size: int = _key(8, "structures in a batch", minimum=1)
     weight_decay: float | str = _key(
         "auto",
         "decoupled decay: a step takes learning rate * decay of theta",
@@ -733,11 +737,6 @@ def _check_together(config, where):
             raise ConfigError(
                 f"{where}: loss.{name} = {weight}: give one number, or two, for the start and the "
                 "end of the run"
-            )
-        if isinstance(weight, list) and loss.kind == "rmse" and name != "stress_weight":
-            raise ConfigError(
-                f'{where}: loss.{name} = {weight}: loss.kind = "rmse" has loss.alpha in place of '
-                "energy_weight and force_weight"
             )
     fractions = [part for part in (data.valid, data.test) if isinstance(part, float)]
     if sum(fractions) >= 1:

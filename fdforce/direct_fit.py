@@ -37,13 +37,13 @@ class DirectFit(Trainer):
         return {}
 
     def _refuse_other_losses(self):
-        """Least squares know squared errors, with one weight for all forces of a structure."""
+        """Least squares know squared errors, with one weight for all forces of a structure.
+
+        Of weights that change over a run they take those of its end.
+        """
         settings = self.config.loss
-        names = ("energy_weight", "force_weight", "stress_weight")
-        wrong = [name for name in names if isinstance(getattr(settings, name), list)]
-        wrong += [
-            name for name in ("element_weights", "error_threshold") if getattr(settings, name)
-        ]
+        names = ("element_weights", "error_threshold")
+        wrong = [name for name in names if getattr(settings, name)]
         if settings.force_redraw and settings.force_fraction < 1:
             wrong.append("force_redraw")
         if not isinstance(self.loss, SquaredLoss):

@@ -10,17 +10,8 @@ from fdforce.errors import ConfigError
 EXAMPLES = ("ethanol", "diamond")
 
 EXAMPLE_SETTINGS = {
-    "ethanol": {
-        "loss": {"energy_weight": 1.0},
-        "optimizer": {"weight_decay": 0.0},
-        "training": {"epochs": 400},
-    },
-    "diamond": {
-        "model": {"radial_cutoff": 5.0, "angular_cutoff": 4.0},
-        "loss": {"energy_weight": 1.0},
-        "optimizer": {"weight_decay": 0.0, "batch_size": 4, "learning_rate": 0.003},
-        "training": {"epochs": 400},
-    },
+    "ethanol": {"training": {"epochs": 30}},
+    "diamond": {"training": {"epochs": 150}},
 }
 """Where ``fdforce fit --example`` leaves the defaults, so that it takes a minute or two."""
 

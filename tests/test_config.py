@@ -392,9 +392,6 @@ def test_rules_between_keys():
     faded = {name: [1.0, 0.0] for name in none}  # nothing to judge the best model by
     assert "are all 0" in message(config_from_dict, {"loss": faded})
     assert config_from_dict({"loss": {"force_weight": [0, 1]}}).loss.force_weight == [0.0, 1.0]
-    assert "has loss.alpha in place of" in message(
-        config_from_dict, {"loss": {"kind": "rmse", "force_weight": [0.0, 1.0]}}
-    )
     wider = config_from_dict({"model": {"radial_cutoff": 4.0, "angular_cutoff": 5.0}})
     assert wider.model.angular_cutoff == 5.0
 

@@ -165,7 +165,6 @@ def test_no_forces_at_all(data, tmp_path):
     [
         ({"kind": "huber"}, "loss.kind = 'huber'"),
         ({"kind": "rmse"}, "loss.kind = 'rmse'"),
-        ({"force_weight": [0.0, 1.0]}, "loss.force_weight = [0.0, 1.0]"),
         ({"element_weights": {"C": 0.5}}, "loss.element_weights = {'C': 0.5}"),
         ({"error_threshold": 1.0}, "loss.error_threshold = 1.0"),
         ({"force_fraction": 0.5, "force_redraw": 1}, "loss.force_redraw = 1"),

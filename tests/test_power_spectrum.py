@@ -291,7 +291,9 @@ def test_features_fade_out_with_the_fourth_power_of_the_gap(case):
         sizes.append(abs(features[column] - outside[column]))
         slopes.append(np.linalg.norm(slope))
     # R_0 = 35 (gap / R)^4
-    assert sizes[0] == pytest.approx(35 * (0.02 / 4) ** 4 / 11, rel=0.05)
+    assert sizes[0] == pytest.approx(
+        35 * (0.02 / 4) ** 4 / (1 + descriptor.distance_damping), rel=0.05
+    )
     assert np.array(sizes[:-1]) / sizes[1:] == pytest.approx(16, rel=0.02)
     assert np.array(slopes[:-1]) / slopes[1:] == pytest.approx(8, rel=0.1)
 
@@ -432,6 +434,8 @@ def test_numbers_of_features_and_labels():
     assert weighted.channels == ("all", "spin")
     assert weighted.channel_weights.tolist() == [[1, 1, 1, 1], [-2, -1, 1, 2]]
     assert PowerSpectrum(["O"], element_pairs="weighted").channels == ("all",)
+    auto = [PowerSpectrum(["O", "H", "C", "N"][:n]).element_pairs for n in range(1, 5)]
+    assert auto == ["all", "all", "all", "weighted"]
 
 
 def test_settings():
@@ -468,7 +472,7 @@ def test_damping_weighs_features_by_their_degree():
         (dict(radial_order=-1), r"radial_order = -1: must be at least 0"),
         (dict(angular_order=1.5), r"angular_order = 1.5: must be a whole number"),
         (dict(damping=-1), r"damping = -1.0: must be at least 0"),
-        (dict(element_pairs="some"), r"element_pairs = 'some': choose one of all, diagonal"),
+        (dict(element_pairs="some"), r"element_pairs = 'some': choose one of auto, all, diagonal"),
         (dict(four_body=1), r"four_body = 1: must be 0 or 2"),
         (dict(four_body=2, angular_order=1), r"four_body = 2: needs an angular_order of at least"),
     ],

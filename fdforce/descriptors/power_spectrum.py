@@ -19,7 +19,9 @@ from fdforce.descriptors.features import (
 from fdforce.errors import ConfigError
 from fdforce.threads import single_blas
 
-ELEMENT_PAIRS = ("all", "diagonal", "weighted")
+ELEMENT_PAIRS = ("auto", "all", "diagonal", "weighted")
+MOST_ELEMENTS = 3
+"""``auto`` keeps all pairs of so many elements; the number of features grows with its square."""
 
 
 class PowerSpectrum:
@@ -48,11 +50,12 @@ class PowerSpectrum:
         Highest n.
     angular_order : int
         Highest l.
-    element_pairs : {"all", "diagonal", "weighted"}
+    element_pairs : {"auto", "all", "diagonal", "weighted"}
         Whether pairs of neighbours of different elements count, each pair of elements for itself;
         only those of the same element; or, with features whose number does not grow with the
         elements, all pairs in one density of all elements and one in which a neighbour has the
         spin of its element as a weight (as in `Chebyshev`).
+        "auto" is "all" up to three elements and "weighted" beyond.
     four_body : int
         2 adds, for every z and n, the two invariants of third order of the densities of l = 1 and
         2: v.Qv and Tr Q^3 with the vector v and the traceless tensor Q. 0 leaves them out.
@@ -78,7 +81,7 @@ class PowerSpectrum:
         "cutoff": "reach of the density (Å)",
         "radial_order": "highest order n of the radial functions",
         "angular_order": "highest order l of the spherical harmonics",
-        "element_pairs": 'pairs of neighbour elements: "all", "diagonal" or "weighted"',
+        "element_pairs": "pairs of neighbour elements; auto: all, weighted beyond 3 elements",
         "four_body": "2: invariants of third order too; 0: none",
         "damping": "features of order d = n + n' + 2 l weigh (1 + d)^-damping",
         "max_degree": "keeps features with n + n' + 2 l up to this; 0 = all",
@@ -89,12 +92,12 @@ class PowerSpectrum:
         self,
         elements: Sequence[str],
         cutoff: float = 5.5,
-        radial_order: int = 6,
+        radial_order: int = 8,
         angular_order: int = 5,
-        element_pairs: str = "all",
+        element_pairs: str = "auto",
         four_body: int = 0,
-        damping: float = 0.5,
-        max_degree: int = 0,
+        damping: float = 1.0,
+        max_degree: int = 12,
         distance_damping: float = 10.0,
     ):
         self.elements = tuple(elements)
@@ -108,6 +111,8 @@ class PowerSpectrum:
         self.radial_order = int(radial_order)
         self.angular_order = int(angular_order)
         self.max_degree = int(max_degree)
+        if element_pairs == "auto":
+            element_pairs = "all" if len(self.elements) <= MOST_ELEMENTS else "weighted"
         self.element_pairs = element_pairs
         self.four_body = int(four_body)
         self.damping = float(damping)

@@ -21,7 +21,7 @@ def radial_functions(r, cutoff, radial_order, distance_damping=10.0):
 
 def atom_features(
     atoms, i, elements, cutoff, radial_order, angular_order,
-    element_pairs="all", four_body=0, max_degree=0, distance_damping=10.0,
+    element_pairs="all", four_body=0, max_degree=12, distance_damping=10.0,
 ):  # fmt: skip
     """Features of atom i, shape (n_features,)."""
     elements = list(elements)
