@@ -34,5 +34,8 @@ class KalmanTrainer(Trainer):
         if step.loss > 0:
             measured = step.loss ** (1 / loss.degree)
             slope = kept * step.gradient * (measured / (loss.degree * step.loss))
-            model.theta = kalman.update(theta, slope, -measured, new.optimizer, rate, self.settings)
+            decayed = theta * (1 - rate * self.settings.weight_decay)
+            model.theta = kalman.update(
+                decayed, slope, -measured, new.optimizer, rate, self.settings
+            )
         return step

@@ -48,9 +48,8 @@ def parts_of(data, **changes):
     config = override(
         default_config(),
         {
-            "optimizer": {"name": "adamw", "batch_size": 8},
             **changes,
-            "training": changes.get("training", {}),
+            "optimizer": {"name": "adamw", "batch_size": 8, **changes.get("optimizer", {})},
         },
     )
     train, valid = data

@@ -116,8 +116,7 @@ def _describe_data(path, keys):
     from fdforce.structures import describe_structures, read_structures
 
     structures, isolated = read_structures(path, **keys)
-    model = default_config().model
-    cutoff = max(model.radial_cutoff, model.angular_cutoff)
+    cutoff = default_config().model.cutoff
     number = min(SAMPLE, len(structures))
     some = structures.select(np.linspace(0, len(structures) - 1, number).round().astype(int))
     pairs = build_pairs(some, cutoff)
