@@ -21,7 +21,7 @@ class KalmanTrainer(Trainer):
     The schedule lowers the gain as it lowers other rates.
     """
 
-    unused: ClassVar = {"optimizer": ("l2", "gradient_clip")}
+    unused: ClassVar = {"optimizer": ("gradient_clip",)}
 
     def _initial_state(self):
         return kalman.init(self.model.theta, self.model.layers, self.settings)
@@ -31,9 +31,11 @@ class KalmanTrainer(Trainer):
         theta, model.theta = model.theta, model.theta * kept
         step = self._gradient(indices, loss)
         model.theta = theta
-        if step.loss > 0:
-            measured = step.loss ** (1 / loss.degree)
-            slope = kept * step.gradient * (measured / (loss.degree * step.loss))
+        value = step.loss + 0.5 * self.settings.l2 * theta @ theta
+        if value > 0:
+            measured = value ** (1 / loss.degree)
+            slope = kept * step.gradient + self.settings.l2 * theta
+            slope *= measured / (loss.degree * value)
             decayed = theta * (1 - rate * self.settings.weight_decay)
             model.theta = kalman.update(
                 decayed, slope, -measured, new.optimizer, rate, self.settings

@@ -8,13 +8,12 @@ writes JSON. Run on a quiet machine.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from machine import description
 
 import fdforce
 from fdforce.benchmark import benchmark
@@ -78,9 +77,7 @@ def main():
             )
     arguments.out.write_text(json.dumps({
         "command": f"python scripts/compare_descriptors.py {' '.join(map(short, sys.argv[1:]))}",
-        "date": datetime.date.today().isoformat(), "seconds_each": arguments.seconds,
-        "machine": {"cpu": processor(), "system": platform.system()},
-        "versions": {name: installed(name) for name in ("numpy", "numba", "fdforce")},
+        "seconds_each": arguments.seconds, **description(),
         "rows": rows,
     }, indent=1))  # fmt: skip
 
@@ -89,21 +86,6 @@ def short(argument):
     """An argument with the folders of its files left out."""
     name, equals, files = argument.rpartition("=")
     return name + equals + ",".join(part.rpartition("/")[2] for part in files.split(","))
-
-
-def processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((l.partition(": ")[2] for l in lines if l.startswith("model name")), "unknown")
-
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return fdforce.__version__ if name == "fdforce" else None
 
 
 if __name__ == "__main__":

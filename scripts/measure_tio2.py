@@ -3,8 +3,9 @@
     python scripts/measure_tio2.py tio2.extxyz.gz --json tio2.json [--seconds 300]
 
 The data are the 1000 structures of the ænet-PyTorch example (Artrith and Urban 2016,
-López-Zorrilla et al. 2023) as one extxyz file. Descriptor of all measurements: Chebyshev, radial
-6.5 Å / 20, angular 5.0 Å / 6. Every measurement is a process of its own, one after the other; run
+López-Zorrilla et al. 2023) as one extxyz file. Descriptor of the times: Chebyshev, radial 6.5 Å /
+20, angular 5.0 Å / 6; the errors are those of the defaults. Every measurement is a process of its
+own, one after the other; run
 it on a quiet machine.
 """
 
@@ -118,7 +119,6 @@ def main():
         run = training_run(
             arguments.data, folder, "--test", 0.1, "--valid", 0.05, "--max-time", arguments.seconds,
             "--seed", arguments.seed,
-            *settings(),
         )  # fmt: skip
     results["accuracy"] = run
     test = run["metrics"]["test"]

@@ -118,8 +118,9 @@ def test_an_unknown_optimizer_lists_the_choices(data):
 
 
 def test_settings_without_an_effect_are_refused(data):
-    with pytest.raises(ConfigError, match=r"optimizer\.l2 = 0\.1: does not apply to .*kalman"):
-        KalmanTrainer(*parts_of(data, optimizer={"name": "kalman", "l2": 0.1}))
+    text = r"optimizer\.gradient_clip = 0\.1: does not apply to .*kalman"
+    with pytest.raises(ConfigError, match=text):
+        KalmanTrainer(*parts_of(data, optimizer={"name": "kalman", "gradient_clip": 0.1}))
     with pytest.raises(ConfigError, match=r"training\.dropout = 0\.5: does not apply to .*lbfgs"):
         FullBatchTrainer(*parts_of(data, optimizer={"name": "lbfgs"}, training={"dropout": 0.5}))
 
