@@ -5,8 +5,7 @@
 The data are the 1000 structures of the ænet-PyTorch example (Artrith and Urban 2016,
 López-Zorrilla et al. 2023) as one extxyz file. Descriptor of the times: Chebyshev, radial 6.5 Å /
 20, angular 5.0 Å / 6; the errors are those of the defaults. Every measurement is a process of its
-own, one after the other; run
-it on a quiet machine.
+own, one after the other; run it on a quiet machine.
 """
 
 import argparse
