@@ -109,7 +109,7 @@ class ModelConfig(AnyModelConfig):
     )
     four_body: int = _key(0, "2: invariants of third order too; 0: none", minimum=0)
     damping: float = _key(
-        1.0, "features of order d = n + n' + 2 l weigh (1 + d)^-damping", minimum=0
+        2.0, "features of order d = n + n' + 2 l weigh (1 + d)^-damping", minimum=0
     )
     max_degree: int = _key(12, "keeps features with n + n' + 2 l up to this; 0 = all", minimum=0)
     distance_damping: float = _key(

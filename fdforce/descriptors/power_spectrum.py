@@ -96,7 +96,7 @@ class PowerSpectrum:
         angular_order: int = 5,
         element_pairs: str = "auto",
         four_body: int = 0,
-        damping: float = 1.0,
+        damping: float = 2.0,
         max_degree: int = 12,
         distance_damping: float = 10.0,
     ):
