@@ -122,7 +122,7 @@ class LossConfig:
     """What the fit minimizes."""
 
     energy_weight: float | list[float] = _key(
-        [0.02, 1.0],
+        [0.1, 1.0],
         "relative weight of the energies, or [at the start, at the end] of the run",
         minimum=0,
     )
