@@ -37,11 +37,7 @@ class Session:
             "started": _now(),
             "command": shlex.join(sys.argv),
             "folder": os.getcwd(),
-            "python": platform.python_version(),
-            "packages": {name: _version(name) for name in PACKAGES},
-            "system": platform.platform(),
-            "processor": _processor(),
-            "cores": available_cores(),
+            **environment(),
             "threads": threads,
         }
 
@@ -66,6 +62,17 @@ class Session:
         self.write(
             ended=_now(), outcome=outcome, seconds=seconds, peak_memory_mb=peak_memory(), **values
         )
+
+
+def environment() -> dict:
+    """Versions and machine: what a measurement or a run was made with."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": available_cores(),
+    }
 
 
 def read_sessions(directory) -> list[dict]:

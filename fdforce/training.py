@@ -240,14 +240,20 @@ class Trainer:
             self.model.theta = np.where(self.frozen, before, self.model.theta)
             monitor.add(step)
             new.steps += 1
-            weight = 1 / (1 + training.average * new.steps)
-            new.average = new.average + weight * (self.model.theta - new.average)
+            new.average = self._averaged(new)
             terms = step.details["terms"]
             total, seen = total + self.loss.total(terms) * len(indices), seen + len(indices)
             accumulate(sums, terms.errors)
             if training.max_time and self.elapsed > training.max_time:
                 break
         return {"train_loss": total / seen, "learning_rate": rate, **named("train", sums)}
+
+    def _averaged(self, new: Progress) -> np.ndarray:
+        """Parameters over about the last share ``training.average`` of the steps."""
+        share, theta = self.config.training.average, self.model.theta
+        if not share:
+            return theta
+        return new.average + (theta - new.average) / (1 + share * new.steps)
 
     def _step(self, indices, loss, new: Progress, rate: float):
         """Change `model.theta` by one step on some structures; returns the `GradientStep`."""

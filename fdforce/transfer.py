@@ -163,22 +163,25 @@ def begin_unseen_elements(model, batches, seed: int) -> None:
     """Give elements that the model has by name alone a random network and features of mean 0.
 
     They are those of ``model.elements`` that the data of the model did not have. Their parameters
-    have seen nothing but weight decay, and their features are not standardised.
+    have seen nothing but weight decay, and their features are not standardised. The range of the
+    features, outside which atoms extrapolate, grows by that of the new data for all elements.
 
     Parameters
     ----------
     model : ElementalNetworks
-        `theta`, `feature_mean` and `feature_scale` are replaced.
+        `theta`, `feature_mean`, `feature_scale`, `feature_min` and `feature_max` are replaced.
     batches : iterable of Batch
         The new data.
     seed : int
         Of the parameters.
     """
     seen = model.feature_mean.any(axis=1)
-    if seen.all():
-        return
     mean, scale = model.feature_mean, model.feature_scale
+    least, largest = model.feature_min, model.feature_max
     model.standardise(batches)
+    if least is not None:
+        model.feature_min = np.minimum(least, model.feature_min)
+        model.feature_max = np.maximum(largest, model.feature_max)
     model.feature_mean = np.where(seen[:, None], mean, model.feature_mean)
     model.feature_scale = np.where(seen[:, None], scale, model.feature_scale)
     fresh = type(model)(model.descriptor, seed=seed, **model.settings).theta

@@ -8,15 +8,15 @@ writes JSON. Run on a quiet machine.
 """
 
 import argparse
+import datetime
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-from machine import description
-
 import fdforce
 from fdforce.benchmark import benchmark
+from fdforce.provenance import environment
 from fdforce.threads import limit_threads
 
 DESCRIPTORS = ("chebyshev", "symmetry_functions", "power_spectrum")
@@ -77,8 +77,8 @@ def main():
             )
     arguments.out.write_text(json.dumps({
         "command": f"python scripts/compare_descriptors.py {' '.join(map(short, sys.argv[1:]))}",
-        "seconds_each": arguments.seconds, **description(),
-        "rows": rows,
+        "date": datetime.date.today().isoformat(), **environment(),
+        "seconds_each": arguments.seconds, "rows": rows,
     }, indent=1))  # fmt: skip
 
 

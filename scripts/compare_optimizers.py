@@ -10,17 +10,18 @@ preceded by an epoch that is not timed).
 """
 
 import argparse
+import datetime
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from machine import description  # scripts/machine.py
 
 import fdforce
 from fdforce.config import merge_overrides
 from fdforce.optimizers import AUTO
+from fdforce.provenance import environment
 
 ALL = [name for name in AUTO if name != "least_squares"]
 
@@ -97,7 +98,8 @@ def main():
     arguments.out.write_text(json.dumps({
         "command": "python scripts/compare_optimizers.py "
         + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
-        "seconds_each": arguments.seconds, **description(), "rows": rows,
+        "date": datetime.date.today().isoformat(), **environment(),
+        "seconds_each": arguments.seconds, "rows": rows,
     }, indent=1))  # fmt: skip
     if arguments.figure:
         draw(rows, arguments.figure)

@@ -10,6 +10,7 @@ cores. Run on a quiet machine.
 """
 
 import argparse
+import datetime
 import json
 import sys
 import tempfile
@@ -18,10 +19,10 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-from machine import description
 from scipy.spatial.transform import Rotation
 
 import fdforce
+from fdforce.provenance import environment
 from fdforce.structure_files import read_file
 
 CHEBYSHEV = {
@@ -195,7 +196,7 @@ def main():
     arguments.out.write_text(json.dumps({
         "command": "python scripts/reproduce_results.py "
         + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
-        **description(), "rows": bench.rows,
+        "date": datetime.date.today().isoformat(), **environment(), "rows": bench.rows,
     }, indent=1))  # fmt: skip
 
 

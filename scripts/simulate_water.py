@@ -10,6 +10,7 @@ of the training data.
 """
 
 import argparse
+import datetime
 import json
 import sys
 import tempfile
@@ -19,9 +20,9 @@ import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from machine import description
 
 import fdforce
+from fdforce.provenance import environment
 from fdforce.structure_files import read_file
 
 BOND = 1.3
@@ -105,7 +106,8 @@ def main():
     arguments.out.write_text(json.dumps({
         "command": "python scripts/simulate_water.py "
         + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
-        **description(), "metrics": metrics, "edges": EDGES.tolist(),
+        "date": datetime.date.today().isoformat(), **environment(),
+        "metrics": metrics, "edges": EDGES.tolist(),
         "rdf_of_training_data": reference.round(4).tolist(), "runs": runs,
     }, indent=1))  # fmt: skip
     if arguments.figure:

@@ -14,6 +14,7 @@ from fdforce.config import config_from_dict, load_config, override
 from fdforce.descriptors import DESCRIPTORS
 from fdforce.errors import ConfigError, DataError, ModelFileError
 from fdforce.examples import example_files
+from fdforce.feature_range import find_out_of_range
 from fdforce.problem import new_model
 from fdforce.search import search
 from fdforce.structure_files import read_file
@@ -243,6 +244,26 @@ def test_the_mask_of_first_layers(model):
         mask = frozen(potential, n).reshape(3, -1)
         assert mask[:, : sum(sizes[:n])].all()
         assert not mask[:, sum(sizes[:n]) :].any()
+
+
+def test_the_range_of_features_grows_by_the_new_data(frames, data, model, tmp_path):
+    """Old and new training atoms are both inside; that of the model alone does not hold the new."""
+    before = fdforce.load_model(model)
+    wider = [atoms.copy() for atoms in frames]
+    for atoms, original in zip(wider, frames, strict=True):
+        atoms.positions *= 1.03
+        atoms.info["REF_energy"] = original.get_potential_energy()
+        atoms.arrays["REF_forces"] = original.get_forces()
+    path = tmp_path / "wider.extxyz"
+    ase.io.write(path, wider)
+    result = start(path, model, tmp_path / "run", valid=0.0)
+    new, _ = fdforce.read_structures(path, elements=before.elements)
+    old, _ = fdforce.read_structures(data, elements=before.elements)
+    assert len(find_out_of_range(before, new)) > 0
+    assert len(find_out_of_range(result.model, new)) == 0
+    assert (result.model.feature_min <= before.feature_min).all()
+    assert (result.model.feature_max >= before.feature_max).all()
+    assert len(find_out_of_range(result.model, old)) <= len(find_out_of_range(before, old))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ AUTO = {
     "lbfgs": {"learning_rate": 1.0, "weight_decay": 0.0},
     "least_squares": {"learning_rate": 1.0, "weight_decay": 0.0},
 }
-"""What ``auto`` means for each: found on the data sets of docs/results.md."""
+"""What ``auto`` means for each."""
 
 
 def with_numbers(settings):
