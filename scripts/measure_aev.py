@@ -18,7 +18,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import time
 import warnings
 
@@ -34,6 +33,7 @@ from fdforce.gradient import loss_gradient
 from fdforce.losses import Target, make_loss
 from fdforce.models.elemental_networks import ElementalNetworks
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.provenance import environment
 from fdforce.structures import read_structures
 from fdforce.threads import limit_threads
 
@@ -173,15 +173,6 @@ class TorchANI:
         loss.backward()
 
 
-def processor():
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -233,7 +224,7 @@ def main():
         names = ("fdforce", "torchani", "torch", "numba", "numpy")
         results = {
             "command": "python scripts/measure_aev.py",
-            "machine": {"processor": processor(), "threads": 1},
+            "machine": {"processor": environment()["processor"], "threads": 1},
             "versions": {name: version(name) for name in names},
             "molecules": len(frames),
             "atoms": n_atoms,

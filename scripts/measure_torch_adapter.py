@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -164,15 +163,6 @@ def in_process(*arguments):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def processor():
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="write the results to this file")
@@ -182,10 +172,17 @@ def main():
     if arguments.one:
         measure(*arguments.one)
         return
+    # not above: the measured processes import for themselves what they measure
+    from fdforce.provenance import environment
+
     packages = ("torch", "torchani", "schnetpack", "numpy", "fdforce")
     results = {
         "command": "python scripts/measure_torch_adapter.py",
-        "machine": {"processor": processor(), "threads": 1, "python": platform.python_version()},
+        "machine": {
+            "processor": environment()["processor"],
+            "threads": 1,
+            "python": platform.python_version(),
+        },
         "versions": {name: installed(name) for name in packages},
         "measurements": [],
     }
