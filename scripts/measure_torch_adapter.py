@@ -178,11 +178,7 @@ def main():
     packages = ("torch", "torchani", "schnetpack", "numpy", "fdforce")
     results = {
         "command": "python scripts/measure_torch_adapter.py",
-        "machine": {
-            "processor": environment()["processor"],
-            "threads": 1,
-            "python": platform.python_version(),
-        },
+        "machine": {**environment(), "threads": 1},
         "versions": {name: installed(name) for name in packages},
         "measurements": [],
     }
