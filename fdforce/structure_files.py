@@ -1,4 +1,4 @@
-"""Reading structures from files through ASE."""
+"""Reading structures from files: of other programs by `fdforce.formats`, others through ASE."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import bz2
 import gzip
 import io
 import lzma
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ase import Atoms
 from ase.io import iread
 from ase.io.formats import UnknownFileTypeError
 
-from fdforce.errors import DataError
+from fdforce.errors import DataError, FdforceError
+from fdforce.formats import recognised
 
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
 
@@ -52,7 +53,8 @@ def read_file(path: str | Path) -> list[Atoms]:
     Parameters
     ----------
     path : str or Path
-        Anything ASE reads; extended xyz may be compressed (.gz, .bz2, .xz).
+        A file or folder of a format in `fdforce.formats.STRUCTURES`, or anything ASE reads;
+        extended xyz may be compressed (.gz, .bz2, .xz).
 
     Returns
     -------
@@ -63,35 +65,43 @@ def read_file(path: str | Path) -> list[Atoms]:
     DataError
         If the file is missing, damaged or of an unknown format.
     """
+    return list(iterate_file(path))
+
+
+def iterate_file(path: str | Path) -> Iterator[Atoms]:
+    """The structures of a file one after another, as `read_file` reads them."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a data file" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {what}")
-    if path.stat().st_size == 0:
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    module = recognised(path)
+    if module is None and path.is_dir():
+        raise DataError(f"{path}: is a folder, not a data file, and none that fdforce knows")
+    if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
-    frames: list[Atoms] = []
     try:
-        frames.extend(_compressed_xyz(path) if _is_compressed_xyz(path) else _any_format(path))
+        if module is not None:
+            yield from module.read_structures(path)
+        elif _is_compressed_xyz(path):
+            yield from _compressed_xyz(path)
+        else:
+            yield from iread(str(path), index=":", do_not_split_by_at_sign=True)
+    except FdforceError:
+        raise
     except UnknownFileTypeError:
         raise DataError(f"{path}: ASE does not know this file format") from None
     # ASE's readers raise whatever the parsing happened to trip over.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{path}: damaged or of an unknown format ({reason:.200})") from error
-    return frames
-
-
-def _any_format(path: Path) -> list[Atoms]:
-    return list(iread(str(path), index=":", do_not_split_by_at_sign=True))
 
 
 def _is_compressed_xyz(path: Path) -> bool:
     return path.suffix in _OPENERS and path.stem.endswith("xyz")
 
 
-def _compressed_xyz(path: Path) -> list[Atoms]:
+def _compressed_xyz(path: Path) -> Iterator[Atoms]:
     # ASE jumps from structure to structure, and every jump back in a compressed file starts again
     # at its beginning: the time would grow with the square of the length.
     with _OPENERS[path.suffix](path, "rb") as file:
         text = io.TextIOWrapper(io.BytesIO(file.read()), encoding="utf-8")
-    return list(iread(text, index=":", format="extxyz"))
+    return iread(text, index=":", format="extxyz")

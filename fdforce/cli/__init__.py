@@ -21,6 +21,8 @@ COMMANDS = {
     "info": "fdforce.cli.info:info",
     "config": "fdforce.cli.config:config",
     "benchmark": "fdforce.cli.benchmark:benchmark",
+    "import": "fdforce.cli.potentials:import_potential",
+    "export": "fdforce.cli.potentials:export_potential",
 }
 """name -> module:attribute, in the order of the help."""
 

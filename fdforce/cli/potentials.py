@@ -1,0 +1,58 @@
+"""``fdforce import`` and ``fdforce export``."""
+
+from pathlib import Path
+
+import click
+
+from fdforce.cli.options import command, model_argument
+from fdforce.errors import FdforceError
+from fdforce.formats import POTENTIALS
+
+UNITS = ("ev-angstrom", "hartree-bohr")
+
+format_argument = click.argument("name", metavar="FORMAT", type=click.Choice(list(POTENTIALS)))
+
+
+@command("import", short_help="Turn another program's potential into a model file.")
+@format_argument
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, metavar="MODEL", help="Model file to write (.npz).")
+@click.option(
+    "--units",
+    type=click.Choice(UNITS),
+    default=UNITS[0],
+    help="Of files that do not say (n2p2); ev-angstrom by default.",
+)
+def import_potential(name, path, output, units):
+    """Read another program's potential and write it as a model file, in eV and Å.
+
+    \b
+    Example:
+      fdforce import n2p2 potential/ --units hartree-bohr -o model.npz
+    """
+    from fdforce.formats import find_module
+    from fdforce.model_file import save_model
+
+    if not path.exists():
+        raise FdforceError(f"{path}: no such file or folder")
+    model = find_module(POTENTIALS, name).read_potential(path, units=units)
+    save_model(output, model, imported={"format": name, "path": path.name})
+    click.echo(f"{output}: {' '.join(model.elements)}, {len(model.theta)} parameters")
+
+
+@command("export", short_help="Write a model as a potential of another program.")
+@model_argument
+@format_argument
+@click.argument("path", type=click.Path(path_type=Path))
+def export_potential(model, name, path):
+    """Write MODEL (a model.npz) as the files of another program at PATH.
+
+    \b
+    Example:
+      fdforce export runs/first/model.npz n2p2 potential/
+    """
+    from fdforce.formats import find_module
+    from fdforce.model_file import load_model
+
+    said = find_module(POTENTIALS, name).write_potential(load_model(model), path)
+    click.echo(said)
