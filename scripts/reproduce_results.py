@@ -1,12 +1,12 @@
 """The measurements of docs/results.md, one command for each.
 
-    python scripts/reproduce_results.py WHAT DATA OUT [--scale 1.0] [--seed 0]
+    python scripts/reproduce_results.py WHAT DATA OUT [--scale 1.0] [--seed 0] [--threads 0]
 
 WHAT is one of tio2, architecture, symmetry, fractions, mlearn, rmd17, lmnto, ensemble; DATA is the
 folder with the extxyz files (docs/results.md says which and where they come from); OUT a JSON file.
 --scale multiplies every time budget, for a trial. Each fit is `fdforce.fit` with the defaults and
 the changes that the rows list, a wall-clock budget that begins with reading the file, and all
-cores. Run on a quiet machine.
+cores (or --threads). Run on a quiet machine.
 """
 
 import argparse
@@ -35,8 +35,9 @@ CHEBYSHEV = {
 class Bench:
     """Fits with their rows, on data of one folder."""
 
-    def __init__(self, data: Path, scale: float, seed: int, scratch: Path):
-        self.data, self.scale, self.seed, self.scratch = data, scale, seed, scratch
+    def __init__(self, data: Path, scale: float, seed: int, threads: int, scratch: Path):
+        self.data, self.scale, self.seed = data, scale, seed
+        self.threads, self.scratch = threads, scratch
         self.rows = []
 
     def file(self, name):
@@ -50,7 +51,7 @@ class Bench:
 
     def fit(self, name, seconds, train, test, valid=0.05, ensemble=1, **tables):
         """One fit; its row is printed and kept."""
-        training = {"seed": self.seed, **tables.pop("training", {})}
+        training = {"seed": self.seed, "threads": self.threads, **tables.pop("training", {})}
         if seconds:
             training["max_time"] = seconds * self.scale
         begun = time.monotonic()
@@ -189,9 +190,12 @@ def main():
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(arguments.data, arguments.scale, arguments.seed, Path(scratch))
+        bench = Bench(
+            arguments.data, arguments.scale, arguments.seed, arguments.threads, Path(scratch)
+        )
         MEASUREMENTS[arguments.what](bench)
     arguments.out.write_text(json.dumps({
         "command": "python scripts/reproduce_results.py "
