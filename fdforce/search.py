@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,31 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fdforce import archive
-from fdforce.config import (
-    Config,
-    SearchConfig,
-    absolute_paths,
-    config_from_dict,
-    merge_overrides,
-    override,
-    read_toml,
-    search_config,
-    to_toml,
-    toml_table,
-)
+from fdforce.config import Config, override, to_toml
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.optimizers import with_numbers
 from fdforce.problem import fingerprint, read_parts
-from fdforce.search_ranges import draw_trials, read_ranges, with_values
+from fdforce.search_ranges import draw_trials, with_values
+from fdforce.search_settings import SearchConfig, read_search
 from fdforce.threads import available_cores
-from fdforce.transfer import with_model_of_start
 from fdforce.trials import ERRORS, Processes
 
 FORMAT = "fdforce search"
 VERSION = 1
-
-LOSS_KEYS = ("loss.", "model.baseline")
-"""Keys that change what a loss of 1 means, so that losses of trials cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +126,7 @@ def search(
         config = directory / "search.toml"
     elif config is None:
         raise ConfigError("give a configuration with a table [search], or a search to resume")
-    base, settings, ranges, text = _read(config, overrides)
+    base, settings, ranges, text = read_search(config, overrides)
     if base.training.ensemble > 1:
         raise ConfigError(
             f"training.ensemble = {base.training.ensemble}: search with one network, and train an "
@@ -170,61 +155,6 @@ def search(
     except KeyboardInterrupt:
         log(f"stopped; go on with --resume {directory}")
         raise
-
-
-def _read(config, overrides) -> tuple[Config, SearchConfig, list, str]:
-    """Base configuration, settings, ranges, and all of it as TOML."""
-    where, folder = "configuration", ""
-    if not isinstance(config, dict):
-        where = os.fspath(config)
-        folder = os.path.dirname(os.path.abspath(where))
-        config = read_toml(where)
-    tables = dict(config)
-    if not isinstance(tables.get("search"), dict):
-        raise ConfigError(f"{where}: has no table [search]; `fdforce search --help` shows one")
-    changes = merge_overrides(overrides)
-    own = {**tables.pop("search"), **changes.pop("search", {})}
-    base = absolute_paths(config_from_dict(tables, where=where), folder)
-    if changes:
-        base = absolute_paths(override(base, changes, where="--set"))
-    given = {**tables.get("model", {}), **changes.get("model", {})}
-    base = with_model_of_start(base, given)
-    settings = search_config({k: v for k, v in own.items() if k != "ranges"}, where)
-    _check_together(settings, where)
-    ranges = read_ranges(own.get("ranges"), base, where)
-    _check_objective(settings, ranges, where)
-    model = [r.key for r in ranges if r.key.startswith("model.")]
-    if base.training.start_from and model:
-        raise ConfigError(
-            f"{where}: search.ranges: {model[0]} is that of training.start_from; leave one out"
-        )
-    tables = {"search": vars(settings), "search.ranges": own["ranges"]}
-    text = "\n".join([to_toml(base), *(toml_table(*table) for table in tables.items())])
-    return base, settings, ranges, text
-
-
-def _check_together(settings, where):
-    if bool(settings.budget) == bool(settings.budget_epochs):
-        raise ConfigError(
-            f"{where}: search.budget = {settings.budget} and search.budget_epochs = "
-            f"{settings.budget_epochs}: give one of them, in seconds or in epochs"
-        )
-    if isinstance(settings.objective, dict):
-        unknown = sorted(set(settings.objective) - set(ERRORS))
-        if unknown or not any(settings.objective.values()):
-            raise ConfigError(
-                f"{where}: search.objective: {unknown[0] if unknown else 'all factors are 0'}; "
-                f"give factors of {', '.join(ERRORS)}"
-            )
-
-
-def _check_objective(settings, ranges, where):
-    changed = [r.key for r in ranges if r.key.startswith(LOSS_KEYS)]
-    if settings.objective == "valid_loss" and changed:
-        raise ConfigError(
-            f'{where}: search.objective = "valid_loss" is measured in units that {changed[0]} '
-            "changes; take force_rmse or e.g. { energy_rmse = 1.0, force_rmse = 0.1 }"
-        )
 
 
 def _new_directory(out, config: Config) -> Path:

@@ -19,11 +19,12 @@ import fdforce
 import fdforce.search
 import fdforce.trials
 from fdforce.cli import main
-from fdforce.config import SearchConfig, config_from_dict, default_config, load_config, to_toml
+from fdforce.config import config_from_dict, default_config, load_config, to_toml
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.examples import example_files
 from fdforce.search import Round, plan_rounds, search
 from fdforce.search_ranges import Interval, draw_trials, read_ranges
+from fdforce.search_settings import SearchConfig
 from fdforce.structure_files import read_file
 from fdforce.trials import Processes
 
