@@ -27,7 +27,8 @@ from fdforce.problem import fingerprint, read_parts
 from fdforce.search_ranges import draw_trials, with_values
 from fdforce.search_settings import SearchConfig, read_search
 from fdforce.threads import available_cores
-from fdforce.trials import ERRORS, Processes
+from fdforce.trials import ERRORS, run_trials
+from fdforce.worker_processes import WorkerProcesses
 
 FORMAT = "fdforce search"
 VERSION = 1
@@ -150,7 +151,7 @@ def search(
         )
     archive.write_bytes(directory / "search.toml", text.encode())
     try:
-        with Processes(processes) as workers:
+        with WorkerProcesses("fdforce.trials:run_trial", processes) as workers:
             return _Search(base, settings, directory, state, workers, log).run()
     except KeyboardInterrupt:
         log(f"stopped; go on with --resume {directory}")
@@ -189,9 +190,9 @@ def _read_state(directory: Path) -> dict:
 class _Search:
     """A search and the files that it writes."""
 
-    def __init__(self, base, settings, directory, state, processes, log):
+    def __init__(self, base, settings, directory, state, workers, log):
         self.base, self.settings, self.directory = base, settings, directory
-        self.state, self.processes, self.log = state, processes, log
+        self.state, self.workers, self.log = state, workers, log
         self.rounds = plan_rounds(settings)
 
     def run(self) -> SearchResult:
@@ -210,7 +211,7 @@ class _Search:
             (to_toml(self._shared(self._configuration(k, trial))), self._folder(k, trial))
             for trial in left
         ]
-        for number, outcome in self.processes.run(jobs):
+        for number, outcome in run_trials(jobs, self.workers):
             record = {"round": k, "trial": left[number], **outcome}
             record["objective"] = self._objective(record)
             self.state["results"].append(record)
@@ -228,9 +229,9 @@ class _Search:
 
     def _shared(self, config) -> Config:
         """With the share of the cores that one of several processes has."""
-        if config.training.threads or self.processes.number == 1:
+        if config.training.threads or self.workers.number == 1:
             return config
-        threads = max(available_cores() // self.processes.number, 1)
+        threads = max(available_cores() // self.workers.number, 1)
         return override(config, {"training": {"threads": threads}})
 
     def _folder(self, k, trial) -> Path:
@@ -297,7 +298,7 @@ class _Search:
         if self.settings.budget_epochs:
             self.log(f"in all {sum(r.trials * r.budget for r in self.rounds)} epochs")
         else:
-            at_a_time = f", {self.processes.number} at a time" * (self.processes.number > 1)
+            at_a_time = f", {self.workers.number} at a time" * (self.workers.number > 1)
             self.log(f"in all {_clock(self._left([]))}{at_a_time}, and the time to compile")
         if self.state["results"]:
             runs = sum(this.trials for this in self.rounds)
@@ -327,7 +328,7 @@ class _Search:
         left = 0.0
         for k, this in enumerate(self.rounds):
             trials = this.trials - sum(record["round"] == k for record in results)
-            left += math.ceil(trials / self.processes.number) * this.budget * pace
+            left += math.ceil(trials / self.workers.number) * this.budget * pace
         return left
 
 
