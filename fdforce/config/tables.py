@@ -58,10 +58,13 @@ class AnyModelConfig:
     kind: str = key("elemental_networks", "family of models")
     descriptor: str = key("power_spectrum", "family of descriptors; else that of the other keys")
     quadratic: bool = key(False, "add all products of two features, as for quadratic SNAP")
-    hidden: list[int] = key([32, 16], "widths of the hidden layers", minimum=1)
-    activation: str = key(
+    hidden: list[int] | dict[str, list[int]] = key(
+        [32, 16], "widths of the hidden layers, or a table element = widths", minimum=1
+    )
+    activation: str | list[str] | dict[str, str | list[str]] = key(
         "silu",
-        "activation function of the hidden layers",
+        "activation function of the hidden layers; or a list, one for each layer, that of the "
+        "output last if it is not linear; or a table of either by element",
         choices=(
             "tanh",
             "sigmoid",
@@ -71,6 +74,13 @@ class AnyModelConfig:
             "celu",
             "relu",
             "linear",
+            "gaussian",
+            "cosine",
+            "reverse_sigmoid",
+            "exponential",
+            "harmonic",
+            "modified_tanh",
+            "twist",
         ),
     )
     elements: list[str] = key([], "elements of the model, in order; [] = those of the data")
@@ -90,7 +100,7 @@ class AnyModelConfig:
 class ModelConfig(AnyModelConfig):
     """What an atom sees, and the function from there to its energy."""
 
-    cutoff: float = key(5.5, "reach of the density (Å)", above=0)
+    cutoff: float = key(6.0, "reach of the density (Å)", above=0)
     radial_order: int = key(8, "highest order n of the radial functions", minimum=0)
     angular_order: int = key(5, "highest order l of the spherical harmonics", minimum=0)
     element_pairs: str = key(
@@ -182,7 +192,12 @@ class OptimizerConfig:
     learning_rate: float | str = key(
         "auto", "learning rate at the start of the schedule", above=0, choices=("auto",)
     )
-    batch_size: int = key(8, "structures in a batch", minimum=1)
+    batch_size: int | str = key(
+        "auto",
+        "structures in a batch; auto: as many as hold 160 atoms, 8 at most",
+        minimum=1,
+        choices=("auto",),
+    )
     weight_decay: float | str = key(
         "auto",
         "decoupled decay: a step takes learning rate * decay of theta",

@@ -17,8 +17,9 @@ _NO = object()
 def checked_value(value, field, name):
     """The value as a key stores it; ConfigError, which begins with a name, if it is not valid."""
     result = converted(value, field.type)
-    if result is _NO or not _is_choice(result, field):
-        problem = f"expected {_expected(field)}{nearest(value, field.metadata['choices'])}"
+    wrong = [value] if result is _NO else _no_choices(result, field)
+    if wrong:
+        problem = f"expected {_expected(field)}{nearest(wrong[0], field.metadata['choices'])}"
     else:
         problem = _value_problem(result, field)
     if problem:
@@ -64,16 +65,23 @@ def _converted_dict(value, key_kind, value_kind):
     return _NO if _NO in items or any(item is _NO for item in items.values()) else items
 
 
-def _is_choice(value, field):
+def _no_choices(value, field):
+    """Strings in a value, its lists and tables, that are none of the choices of the key."""
     choices = field.metadata["choices"]
-    return not (choices and isinstance(value, str)) or value in choices
+    strings = [item for item in _items(value) if isinstance(item, str)]
+    return [item for item in strings if choices and item not in choices]
+
+
+def _items(value):
+    """Numbers and strings in a value, its lists and tables."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [part for item in value for part in _items(item)] if isinstance(value, list) else [value]
 
 
 def _value_problem(value, field):
     """What is wrong with a value of the right type, or None."""
-    items = value if isinstance(value, list) else [value]
-    items = list(value.values()) if isinstance(value, dict) else items
-    items = [part for item in items for part in (item if isinstance(item, list) else [item])]
+    items = _items(value)
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
         return "must be finite"
     if not all(_in_range(item, field.metadata) for item in items if not isinstance(item, str)):
@@ -117,12 +125,15 @@ def _expected(field):
         list[float]: "a list of numbers",
         dict[str, float]: "a table of numbers",
         dict[str, list[float]]: "a table of lists of numbers",
+        dict[str, list[int]]: "a table of lists of integers",
+        dict[str, str | list[str]]: "a table of either",
     }
     if field.metadata.get("files"):
         names |= {float: "a fraction", str: "a file", list[str]: "a list of files"}
     choices = ", ".join(f'"{choice}"' for choice in field.metadata["choices"])
     if choices:
         names[str] = f"one of {choices}" if len(field.metadata["choices"]) > 1 else choices
+        names[list[str]] = "a list of these"
     options = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
     return ", or ".join(names[option] for option in options)
 
