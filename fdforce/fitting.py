@@ -191,10 +191,12 @@ class _Run:
     """Set-up of a fit and the files it writes."""
 
     def __init__(self, config, directory, checkpoint, threads, log, progress, started):
-        self.config, self.directory, self.threads = config, directory, threads
+        self.directory, self.threads = directory, threads
         self._log, self._events = log, []
         self.parts = read_parts(config)
         train = self.parts.train
+        config = replace(config, optimizer=with_numbers(config.optimizer, train))
+        self.config = config
         self.log(summary(self.parts))
         self.fingerprint = fingerprint(train, self.parts.valid)
         if checkpoint is not None and checkpoint[0].get("fingerprint") != self.fingerprint:

@@ -124,7 +124,7 @@ class Trainer:
         self._draw = ForceDraw(train, config)
         self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
-        self.settings = with_numbers(config.optimizer)
+        self.settings = with_numbers(config.optimizer, train.structures)
         self._refuse_unused()
         self.schedule = SCHEDULES[config.training.schedule]
         start = model.theta.copy()

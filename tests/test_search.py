@@ -168,7 +168,10 @@ LOW_HIGH = {"low": 1, "high": 2}
         ({"optimizer.learning_rate": {"low": "a", "high": 1}}, "low and high must be numbers"),
         ({"optimizer.learning_rate": 0.1}, "expected a list of choices or"),
         ({"optimizer.batch_size": {"low": 1.5, "high": 3}}, "batch_size = 1.5: expected an int"),
-        ({"optimizer.batch_size": [2, "many"]}, r'batch_size = "many": expected an integer'),
+        (
+            {"optimizer.batch_size": [2, "many"]},
+            r'"many": expected an integer, or "auto"',
+        ),
         ({"model.hidden": {"low": 1, "high": 2}}, r"model\.hidden = 1: expected a list"),
         ({"model.hidden": [4, 8]}, r"model\.hidden = 4: expected a list of integers"),
         ({"model.hidden": []}, r"model\.hidden: lists no choice"),
