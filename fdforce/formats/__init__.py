@@ -29,7 +29,13 @@ from types import ModuleType
 POTENTIALS: dict[str, str] = {}
 """name -> module, for `fdforce import` and `fdforce export`."""
 
-STRUCTURES: dict[str, str] = {}
+STRUCTURES: dict[str, str] = {
+    "ani": "fdforce.formats.ani_hdf5",
+    "md17": "fdforce.formats.md17_npz",
+    "qm9": "fdforce.formats.qm9_xyz",
+    "ase-db": "fdforce.formats.ase_db",
+    "deepmd": "fdforce.formats.deepmd_npy",
+}
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
 TRAINING: dict[str, str] = {}
