@@ -112,13 +112,8 @@ def _conformers(group, where: str) -> Iterator[Atoms]:
         positions = group["coordinates"][part].astype(np.float64)
         values = {n: c[part].astype(np.float64) * unit for n, (c, unit) in columns.items()}
         for k, points in enumerate(positions):
-            of_one = {
-                name: _known(
-                    value[k],
-                    f"{where}: {columns[name][0].name.rpartition('/')[2]}, structure {start + k}",
-                )
-                for name, value in values.items()
-            }
+            at = f"{where}, structure {start + k}"
+            of_one = {name: _known(value[k], name, at) for name, value in values.items()}
             yield _structure(numbers, points, of_one, group.name)
 
 
@@ -131,13 +126,13 @@ def _column(group, source, shape, where):
     return group[source]
 
 
-def _known(value: np.ndarray, where: str):
+def _known(value: np.ndarray, name: str, where: str):
     """A label, or None where the file has NaN throughout: not computed."""
     missing = np.isnan(value)
     if missing.all():
         return None
     if missing.any():
-        raise DataError(f"{where}: NaN for some atoms of a structure, and numbers for others")
+        raise DataError(f"{where}: {name} are NaN for some atoms only; correct or remove it")
     return float(value.item()) if value.size == 1 else value
 
 

@@ -124,12 +124,12 @@ def _unit(name, where: str) -> float:
     if isinstance(name, int | float):
         return float(name)
     factor, divide = 1.0, False
-    for part in re.split(r"(/|\*(?!\*))", str(name).replace(" ", "").replace("^", "**")):
-        base, _, power = part.partition("**")
+    for part in re.split("([/*])", str(name).replace(" ", "").replace("**", "^")):
+        base, _, power = part.partition("^")
         if part in ("/", "*"):
             divide = part == "/"
-        elif base in UNITS and (not power or power.isdecimal()):
-            factor *= (UNITS[base] ** int(power or 1)) ** (-1 if divide else 1)
+        elif base in UNITS and (not power or power in ("2", "3")):
+            factor *= UNITS[base] ** (int(power or 1) * (-1 if divide else 1))
         else:
             raise DataError(f"{where}: unit '{name}' is not known")
     return factor

@@ -15,6 +15,7 @@ sGDML's files may name other units in ``r_unit`` and ``e_unit``. The ``old_energ
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -90,22 +91,25 @@ def _structures(archive, path) -> Iterator[Atoms]:
     units = {"positions": length, "energy": energy, "forces": energy / length}
     numbers = _small_array(archive, layout["numbers"], path)
     numbers = atomic_numbers_of(numbers, f"{path}: {layout['numbers']}")
-    rows = {}
-    for kind in units:
-        if layout[kind] in names:
+    with contextlib.ExitStack() as opened:
+        rows = {}
+        for kind in units:
+            name = layout[kind]
+            if name in names:
+                member = opened.enter_context(archive.open(f"{name}.npy"))
+                rows[kind] = NpyRows(member, f"{path}: {name}")
+        n_structures = rows["positions"].shape[0]
+        for kind, array in rows.items():
             where = f"{path}: {layout[kind]}"
-            rows[kind] = NpyRows(archive.open(f"{layout[kind]}.npy"), where)
-    n_structures = rows["positions"].shape[0]
-    for kind, array in rows.items():
-        _check_shape(array.shape, kind, n_structures, len(numbers), f"{path}: {layout[kind]}")
-    for _ in range(0, n_structures, CHUNK):
-        parts = {kind: array.read(CHUNK) * units[kind] for kind, array in rows.items()}
-        for k, points in enumerate(parts["positions"]):
-            yield labelled(
-                Atoms(numbers, positions=points),
-                energy=float(parts["energy"][k].item()) if "energy" in parts else None,
-                forces=parts["forces"][k] if "forces" in parts else None,
-            )
+            _check_shape(array.shape, kind, n_structures, len(numbers), where)
+        for _ in range(0, n_structures, CHUNK):
+            parts = {kind: array.read(CHUNK) * units[kind] for kind, array in rows.items()}
+            for k, points in enumerate(parts["positions"]):
+                yield labelled(
+                    Atoms(numbers, positions=points),
+                    energy=float(parts["energy"][k].item()) if "energy" in parts else None,
+                    forces=parts["forces"][k] if "forces" in parts else None,
+                )
 
 
 def _check_shape(shape, kind, n_structures, n_atoms, where):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
-from io import TextIOWrapper
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +84,8 @@ def _of_archive(path) -> Iterator[Atoms]:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith(".xyz"):
-                    text = TextIOWrapper(archive.extractfile(member), "utf-8", errors="replace")
-                    yield from _molecules(text, f"{path}, {member.name}")
+                    text = archive.extractfile(member).read().decode(errors="replace")
+                    yield from _molecules(StringIO(text), f"{path}, {member.name}")
     except (OSError, tarfile.TarError, EOFError) as problem:
         raise DataError(f"{path}: a damaged archive ({problem})") from problem
 
