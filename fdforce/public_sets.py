@@ -238,6 +238,8 @@ def _download(name: str, chosen: PublicSet, file, target: Path) -> dict[str, str
         if announced is not None and arrived != int(announced):
             raise http.client.IncompleteRead(b"", int(announced) - arrived)
     except (OSError, http.client.HTTPException, ValueError) as problem:
+        if isinstance(problem, urllib.error.HTTPError):
+            problem.close()
         place = f"{chosen.member} of it at {target}" if chosen.member else f"it at {target}"
         raise FdforceError(
             f"{PREFIX}{name}: cannot be downloaded ({_reason(problem)}).\n"
@@ -286,6 +288,7 @@ def _take_member(archive_file: Path, chosen: PublicSet, target: Path) -> None:
                 archive.extract(chosen.member, folder, filter="data")
             (Path(folder) / chosen.member).replace(target)
     except (KeyError, tarfile.TarError, EOFError, OSError) as problem:
+        reason = f"{problem}".splitlines()[0].strip(" :")
         raise FdforceError(
-            f"{chosen.url}: {chosen.member} cannot be taken out of the archive ({problem})"
+            f"{chosen.url}: {chosen.member} cannot be taken out of the archive ({reason:.100})"
         ) from problem
