@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io.extxyz import write_xyz
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict, write_xyz
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from fdforce import labels
@@ -147,8 +148,24 @@ def _write_extxyz(path: Path, frames: Iterable[Atoms]) -> int:
     with opener(path, "wt", encoding="utf-8") as file:
         for atoms in frames:
             number += 1
+            for key, value in atoms.info.items():
+                if isinstance(value, str):
+                    atoms.info[key] = _readable(key, value)
             write_xyz(file, [atoms])
     return number
+
+
+def _readable(key: str, text: str) -> str:
+    """Text as it has to be written to come back: "001" would be the number 1, "T" true."""
+    for written in (text, f"_JSON {json.dumps(text, ensure_ascii=False)}"):
+        with contextlib.suppress(ValueError):  # JSON with a backslash in it is not read
+            line = key_val_dict_to_str({key: written})
+            found = key_val_str_to_dict(line).get(key)
+            if isinstance(found, str) and found == text and line.isprintable():
+                return written
+    raise FdforceError(
+        f"extended xyz cannot hold {key} = {text!r:.60}; take the format ase-db, or change the text"
+    )
 
 
 def _check_free(output: Path, name: str) -> None:

@@ -73,7 +73,8 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
     """The structures of a file one after another, as `read_file` reads them."""
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file")
+        hint = "; `fdforce convert` fetches public sets" if "public:" in path.name else ""
+        raise DataError(f"{path}: no such file{hint}")
     module = recognised(path)
     if module is None and path.is_dir():
         raise DataError(f"{path}: is a folder, not a data file, and none that fdforce knows")

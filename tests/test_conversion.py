@@ -8,7 +8,10 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fdforce import conversion
 from fdforce.cli import main
@@ -81,6 +84,26 @@ def test_through_three_formats_and_back(tmp_path):
     after, _ = read_structures(tmp_path / "d.extxyz.xz")
     np.testing.assert_allclose(np.sort(after.energies), np.sort(before.energies), rtol=1e-14)
     assert np.linalg.norm(after.forces) == pytest.approx(np.linalg.norm(before.forces), rel=1e-8)
+
+
+@pytest.mark.parametrize("text", ["001", "T", "1e5", "1 2 3", "nan", "a=b c", "a'b", "é{", "_JSON"])
+def test_text_that_looks_like_something_else_comes_back(tmp_path, text):
+    atoms = systems()[4]
+    atoms.info["config_type"] = text
+    write(tmp_path / "in.traj", atoms)
+    convert([tmp_path / "in.traj"], tmp_path / "out.extxyz")
+    assert read_file(tmp_path / "out.extxyz")[0].info["config_type"] == text
+
+
+@given(st.text())
+def test_any_text_comes_back_or_is_refused(text):
+    try:
+        written = conversion._readable("config_type", text)
+    except FdforceError:
+        return
+    line = key_val_dict_to_str({"config_type": written, "weight": 2})
+    assert len(line.splitlines()) == 1
+    assert key_val_str_to_dict(line) == {"config_type": text, "weight": 2}
 
 
 def test_several_files_in_order_and_what_is_not_labelled(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fdforce.cli import main
 from fdforce.errors import DataError, FdforceError
 from fdforce.formats import STRUCTURES, ase_db, deepmd_npy, find_module, labelled, md17_npz
 from fdforce.structure_files import iterate_file, read_file
@@ -29,6 +32,7 @@ POSITIONS = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]) + RNG.normal(0
 ENERGIES = RNG.normal(-470.0, 1.0, 7)
 FORCES = RNG.normal(0, 1.0, (7, 3, 3))
 CELL = np.array([[6.0, 0.1, 0], [0, 7.0, 0.2], [0.3, 0, 8.0]])
+KCAL = ENERGIES * KCAL_PER_MOL, FORCES * KCAL_PER_MOL
 NO_OXYGEN = {"coordinates": POSITIONS[:, 1:]}
 ONE_MISSING = np.where(np.arange(63).reshape(7, 3, 3) == 9, np.nan, FORCES)
 STRESS = np.array([[1.0, 0.1, 0.2], [0.1, 2.0, 0.3], [0.2, 0.3, 3.0]])
@@ -249,7 +253,8 @@ def test_damaged_md17_files_name_the_array(tmp_path, match, arrays):
     fails(match, tmp_path / "a.npz")
 
 
-def test_md17_with_rows_missing(tmp_path):
+def test_md17_with_rows_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(md17_npz, "CHUNK", 3)
     np.savez(tmp_path / "a.npz", **md17())
     with (
         zipfile.ZipFile(tmp_path / "a.npz") as old,
@@ -258,6 +263,8 @@ def test_md17_with_rows_missing(tmp_path):
         for name in old.namelist():
             new.writestr(name, old.read(name)[: -8 if name == "F.npy" else None])
     fails(r"F: the file ends before its \(7, 3, 3\) numbers do", tmp_path / "b.npz")
+    frames = iterate_file(tmp_path / "b.npz")  # a chunk is read when it is asked for
+    assert_same([next(frames) for _ in range(6)], *KCAL, POSITIONS[:6])
 
 
 @given(st.floats(0, 0.999))
@@ -467,15 +474,20 @@ def test_labels_without_units_are_refused(tmp_path):
     fails(r"row 1: forces has shape \(2, 3\)", tmp_path / "c.db")
 
 
-@settings(max_examples=20)
-@given(st.floats(0, 0.95))
-def test_truncated_databases(tmp_path_factory, part):
-    path = tmp_path_factory.getbasetemp() / "truncated.db"
-    path.unlink(missing_ok=True)
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A file to write to, and what a database in it has."""
+    path = tmp_path_factory.mktemp("database") / "a.db"
     with ase.db.connect(path, use_lock_file=False) as database:
         for k in range(7):
             database.write(water(k))
-    content = path.read_bytes()
+    return path, path.read_bytes()
+
+
+@settings(max_examples=20)
+@given(st.floats(0, 0.95))
+def test_truncated_databases(database, part):
+    path, content = database
     path.write_bytes(content[: int(part * len(content))])
     # the last page may hold nothing that is read
     with contextlib.suppress(FdforceError):
@@ -635,6 +647,13 @@ def test_no_format_recognises_what_is_not_there(tmp_path, name):
     assert not module.recognises(tmp_path)
     (tmp_path / "plain.xyz").write_text("1\n\nH 0 0 0\n")
     assert not module.recognises(tmp_path / "plain.xyz")
+
+
+def test_info_describes_npz_files_of_data(tmp_path):
+    np.savez(tmp_path / "a.npz", **md17())
+    result = CliRunner().invoke(main, ["info", str(tmp_path / "a.npz"), "--json"])
+    (item,) = json.loads(result.output)["files"]
+    assert (item["kind"], item["n_structures"], item["elements"]) == ("data", 7, {"H": 14, "O": 7})
 
 
 def test_a_model_is_no_data(tmp_path):

@@ -12,7 +12,9 @@ A module offers what its format allows, under these names:
     Structures with labels in eV and Å (`STRUCTURES`); `path` is a file or a folder, recognised by
     its name and first bytes. Structures come one at a time.
 ``write_structures(path, frames) -> int``
-    The number of structures written (`STRUCTURES`), frame by frame.
+    The number of structures written (`STRUCTURES`), frame by frame. Labels are in the calculator
+    of a frame. A module that keeps config_type, weight and all other ``info`` says
+    ``KEEPS_INFO = True``; of others `fdforce convert` says what is left out.
 ``recognises_training(path) -> bool``, ``read_training(path, *, units) -> Training``
     A training directory of another program as a configuration (`TRAINING`).
 
