@@ -252,7 +252,7 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, http.client.IncompleteRead):
         return "the connection ended early"
     reason = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
-    return f"{reason}".splitlines()[0][:120] or type(problem).__name__
+    return f"{reason}".partition("\n")[0][:120] or type(problem).__name__
 
 
 def _digests(path: Path) -> dict[str, str]:
@@ -288,7 +288,7 @@ def _take_member(archive_file: Path, chosen: PublicSet, target: Path) -> None:
                 archive.extract(chosen.member, folder, filter="data")
             (Path(folder) / chosen.member).replace(target)
     except (KeyError, tarfile.TarError, EOFError, OSError) as problem:
-        reason = f"{problem}".splitlines()[0].strip(" :")
+        reason = f"{problem}".partition("\n")[0].strip(" :")
         raise FdforceError(
             f"{chosen.url}: {chosen.member} cannot be taken out of the archive ({reason:.100})"
         ) from problem

@@ -128,6 +128,20 @@ def test_ani1x_has_true_forces_and_other_levels(tmp_path):
     np.testing.assert_allclose(structures.forces[:12].reshape(4, 3, 3), 2 * FORCES[:4] * HARTREE)
 
 
+@pytest.mark.parametrize(("write", "energy", "forces", "sign"), [
+    ("comp6", "energies", "forces", 1.0), ("ani1x", "wb97x_dz.energy", "wb97x_dz.forces", -1.0),
+])  # fmt: skip
+def test_energies_that_contradict_the_sign_of_forces(tmp_path, write, energy, forces, sign):
+    write = {"comp6": write_comp6, "ani1x": write_ani1x}[write]
+    away = POSITIONS - POSITIONS[0]
+    energies = np.sum(away**2 + away**3, axis=(1, 2))
+    gradients = 2 * away + 3 * away**2
+    right = write(tmp_path / "right.h5", **{energy: energies, forces: sign * gradients})
+    assert_same(read_file(right), energies * HARTREE, -gradients * HARTREE)
+    wrong = write(tmp_path / "wrong.h5", **{energy: energies, forces: -sign * gradients})
+    fails("energies of 6 steps say that the forces have the other sign", wrong)
+
+
 def test_chunks_do_not_show(tmp_path, monkeypatch):
     path = write_ani1x(tmp_path / "x.h5")
     monkeypatch.setattr("fdforce.formats.ani_hdf5.CHUNK", 3)

@@ -16,7 +16,7 @@ The labels of ANI-1x are those of wb97x_dz. Those of wb97x_tz and ccsd(t)_cbs ar
 own names, in eV and eV/Å, for ``energy_key`` and ``forces_key``.
 
 Other layouts with the name ``forces``, such as ANI-2x with its numbered species, are refused: the
-name does not tell the sign.
+name does not tell the sign. In the layouts above, energies that contradict the sign are an error.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ LEVEL = "wb97x_dz"
 """The level of theory of ANI-1x that gives ``energy`` and ``forces`` ..."""
 OTHER_LEVELS = ("wb97x_tz", "ccsd(t)_cbs")
 """... and those that are kept under their own names."""
+
+NEAR = 0.3
+"""Å. Farthest that an atom moves between two structures that tell the sign of forces."""
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -66,7 +69,7 @@ def read_structures(path: Path) -> Iterator[Atoms]:
                 found = True
                 yield from _conformers(group, f"{path}, {group.name}")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as problem:
-        reason = f"{problem}".splitlines()[0]
+        reason = f"{problem}".partition("\n")[0]
         raise DataError(f"{path}: damaged, or not an ANI file ({reason:.150})") from problem
     if not found:
         raise DataError(
@@ -111,6 +114,7 @@ def _conformers(group, where: str) -> Iterator[Atoms]:
         part = slice(start, start + CHUNK)
         positions = group["coordinates"][part].astype(np.float64)
         values = {n: c[part].astype(np.float64) * unit for n, (c, unit) in columns.items()}
+        _check_sign(positions, values, where)
         for k, points in enumerate(positions):
             at = f"{where}, structure {start + k}"
             of_one = {name: _known(value[k], name, at) for name, value in values.items()}
@@ -124,6 +128,27 @@ def _column(group, source, shape, where):
     if found not in (expected, (*expected, 1)):
         raise DataError(f"{where}/{source} has shape {found}; expected {expected}")
     return group[source]
+
+
+def _check_sign(positions, values: dict, where: str) -> None:
+    """Raise DataError where the energies say that the forces have the other sign.
+
+    Between structures that follow each other, as in normal-mode samples and dissociation curves,
+    the energy changes by the mean force along the way, but for the third order of the step.
+    """
+    if not {"energy", "forces"} <= values.keys():
+        return
+    steps, forces = np.diff(positions, axis=0), values["forces"]
+    change = np.diff(values["energy"].reshape(-1))
+    work = -0.5 * np.sum((forces[1:] + forces[:-1]) * steps, axis=(1, 2))
+    near = (np.abs(steps).max(axis=(1, 2)) < NEAR) & np.isfinite(change + work)
+    as_read = np.sum((change - work)[near] ** 2)
+    turned = np.sum((change + work)[near] ** 2)
+    if near.sum() >= 3 and turned < 0.1 * as_read:
+        raise DataError(
+            f"{where}: the energies of {near.sum()} steps say that the forces have the other sign "
+            "than those of this layout (COMP6: gradients, ANI-1x: forces); turn them in the file"
+        )
 
 
 def _known(value: np.ndarray, name: str, where: str):

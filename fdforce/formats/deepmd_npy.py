@@ -127,7 +127,7 @@ def _array(file: Path, rows: int | None, width: int, *, required: bool = True):
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as problem:
-        reason = f"{problem}".splitlines()[0]
+        reason = f"{problem}".partition("\n")[0]
         raise DataError(f"{file}: not an array of NumPy, or a damaged one ({reason:.100})") from (
             problem
         )
