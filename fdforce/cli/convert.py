@@ -74,8 +74,8 @@ def convert(files, name, folder, **keys):
     paths = []
     for source in sources:
         if source.startswith(PREFIX):
-            click.echo(f"{source}: checked by {find_set(source).checked_by}", err=True)
             paths.append(fetch(source, folder))
+            click.echo(f"{source}: checked by {find_set(source).checked_by}", err=True)
         else:
             paths.append(Path(source))
     counts = convert_files(
