@@ -153,7 +153,7 @@ def test_frozen_layers_of_every_network():
         assert first.all()
         assert not any(layer.any() for layer in others)
     assert not frozen(model, 0).any()
-    with pytest.raises(ConfigError, match="have 2 layers with that of the output"):
+    with pytest.raises(ConfigError, match="have 2 to 4 layers with that of the output"):
         frozen(model, 2)
 
 
