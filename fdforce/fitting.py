@@ -41,6 +41,7 @@ from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
+from fdforce.pretraining import pretrained
 from fdforce.problem import (
     add_baseline,
     fingerprint,
@@ -226,7 +227,12 @@ class _Run:
             )
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
-        self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
+        trainer = TRAINERS.get(config.optimizer.name, Trainer)
+        if checkpoint is None and config.training.pretraining:
+            self.model.theta = bare.theta = pretrained(
+                trainer, bare, train_set, config, threads=threads, log=self.log
+            )
+        self.trainer = trainer(
             bare, train_set, valid_set, loss_of(config, chosen), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip

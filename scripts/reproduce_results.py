@@ -35,9 +35,9 @@ CHEBYSHEV = {
 class Bench:
     """Fits with their rows, on data of one folder."""
 
-    def __init__(self, data: Path, scale: float, seed: int, threads: int, scratch: Path):
+    def __init__(self, data: Path, scale: float, seed: int, threads: int, scratch: Path, keep):
         self.data, self.scale, self.seed = data, scale, seed
-        self.threads, self.scratch = threads, scratch
+        self.threads, self.scratch, self.keep = threads, scratch, keep
         self.rows = []
 
     def file(self, name):
@@ -65,6 +65,7 @@ class Bench:
             "epochs": len(result.history["epoch"]), "metrics": result.metrics,
         }  # fmt: skip
         self.rows.append(row)
+        self.keep(self.rows)  # a measurement that is stopped leaves the rows it has
         test, fitted = result.metrics["test"], result.metrics["train"]
         print(f"{name:36s} {row['epochs']:6d} epochs {row['wall_seconds']:6.0f} s  test "
               f"{1e3 * test['energy_rmse']:7.2f} ({1e3 * test['energy_mae']:.2f}) meV/atom  "
@@ -192,16 +193,17 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
+    command = " ".join(word.rpartition("/")[2] for word in sys.argv[1:])
+    report = {
+        "command": f"python scripts/reproduce_results.py {command}",
+        "date": datetime.date.today().isoformat(), **environment(), "rows": [],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(
-            arguments.data, arguments.scale, arguments.seed, arguments.threads, Path(scratch)
-        )
+            arguments.data, arguments.scale, arguments.seed, arguments.threads, Path(scratch),
+            lambda rows: arguments.out.write_text(json.dumps(report | {"rows": rows}, indent=1)),
+        )  # fmt: skip
         MEASUREMENTS[arguments.what](bench)
-    arguments.out.write_text(json.dumps({
-        "command": "python scripts/reproduce_results.py "
-        + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
-        "date": datetime.date.today().isoformat(), **environment(), "rows": bench.rows,
-    }, indent=1))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -245,6 +245,9 @@ class TrainingConfig:
     average: float = key(
         0.1, "share of the steps so far that validated parameters are a mean over", minimum=0
     )
+    pretraining: int = key(
+        0, "epochs on energies alone and on forces alone; the fit begins at their mean", minimum=0
+    )
     dropout: float = key(
         0.0, "share of the hidden units that a step leaves out", minimum=0, below=1
     )
