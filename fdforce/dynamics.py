@@ -21,7 +21,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from fdforce.archive import write_bytes
-from fdforce.calculator import one_structure
+from fdforce.calculator import Calculator, one_structure
 from fdforce.errors import DynamicsError, FdforceError
 from fdforce.feature_range import find_out_of_range
 from fdforce.models.ensemble import Ensemble
@@ -102,7 +102,7 @@ class Dynamics:
         The columns of energies.csv.
     n_frames : int
     extrapolation : Extrapolation or None
-        None for a model that does not know the range of its training set.
+        None where the range of the training set is not known.
     disagreement : Disagreement or None
         Of an ensemble.
     spectrum : PowerSpectrum or None
@@ -247,8 +247,9 @@ def run_dynamics(
     Parameters
     ----------
     atoms : ase.Atoms
-        With a `fdforce.Calculator`. Its velocities are kept; without any, `temperature` draws them.
-        It is moved along.
+        With a calculator of ASE's kind; extrapolation and disagreement are those of a
+        `fdforce.Calculator`. Its velocities are kept; without any, `temperature` draws them. It is
+        moved along.
     out : path
         Folder that holds no run yet.
     steps : int
@@ -369,10 +370,10 @@ class _Writer:
     def __init__(self, out, atoms, timestep, degrees):
         self.out, self.atoms, self.timestep, self.degrees = out, atoms, timestep, degrees
         self.rows, self.n_frames = [], 0
-        model = atoms.calc.model
-        ensemble = isinstance(model, Ensemble)
-        self.extrapolation = None if model.feature_min is None else Extrapolation()
-        self.disagreement = Disagreement() if ensemble else None
+        self.model = atoms.calc.model if isinstance(atoms.calc, Calculator) else None
+        knows = self.model is not None and self.model.feature_min is not None
+        self.extrapolation = Extrapolation() if knows else None
+        self.disagreement = Disagreement() if isinstance(self.model, Ensemble) else None
 
     def __enter__(self):
         self._table = open(self.out / "energies.csv", "w", buffering=1)
@@ -434,16 +435,15 @@ class _Writer:
         found = self.extrapolation
         if found is None:
             return
-        model = self.atoms.calc.model
-        structure = one_structure(frame, model.elements)
-        outside = find_out_of_range(model, structure)
+        structure = one_structure(frame, self.model.elements)
+        outside = find_out_of_range(self.model, structure)
         marks = np.zeros(len(frame), dtype=int)
         marks[outside.atom] = outside.count
         frame.set_array("features_outside", marks)
         if not len(outside):
             return
         found.frames += 1
-        (furthest,) = outside.describe(structure, model.descriptor.labels, 1)
+        (furthest,) = outside.describe(structure, self.model.descriptor.labels, 1)
         if found.furthest is None or _how_far(furthest) > _how_far(found.furthest):
             found.furthest = {**furthest, "step": step}
 

@@ -204,7 +204,7 @@ def _draw_density(axis, wavenumber, density):
     for k, (name, values) in enumerate(density.items()):
         style = {"color": _GREY, "linewidth": 1.2} if name == "total" else {"linewidth": 0.7}
         axis.plot(wavenumber, values, **style, label=name if k else "all atoms")
-    used = wavenumber[density["total"] > 1e-4 * density["total"].max()]
+    used = wavenumber[density["total"] > 2e-3 * density["total"].max()]
     axis.set(xlabel="wavenumber (cm$^{-1}$)", ylabel="density of states (cm)", ylim=(0, None))
     axis.set_xlim(0, 1.05 * used.max())
     axis.legend(frameon=False, fontsize=8)
