@@ -134,14 +134,15 @@ def test_a_fixed_atom():
 # Models
 
 
-@pytest.fixture(scope="module")
-def ethanol():
+def relaxed_ethanol():
     """A molecule at a minimum of a model with random parameters."""
     atoms = SYSTEMS["molecule"]()
     atoms.calc = fdforce.Calculator(model_for(atoms, baseline=False), threads=1)
-    atoms.calc.model.scale = 3.0
     relax(atoms)
     return atoms
+
+
+ethanol = pytest.fixture(relaxed_ethanol, scope="module")
 
 
 def test_as_ase(ethanol, tmp_path):
@@ -153,9 +154,11 @@ def test_as_ase(ethanol, tmp_path):
     reference.run()
     expected = np.sort_complex(reference.get_frequencies() ** 2).real
     ours = np.sort(np.sign(found.frequencies) * found.frequencies**2)
-    # the six lowest mix with rotations there; ASE's and CODATA's units agree to 1e-8
+    # rotations, of up to 50 cm^-1 with this displacement, are not projected out there: squares of
+    # vibrations change by less than 50^2 in 1e6
+    assert np.abs(found.of_kind("rotation")).max() < 50
     assert ours[6:] == pytest.approx(expected[6:], rel=1e-3)
-    assert ours[-5:] == pytest.approx(expected[-5:], rel=1e-7)
+    assert ours[-5:] == pytest.approx(expected[-5:], rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

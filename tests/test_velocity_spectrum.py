@@ -7,7 +7,7 @@ from fdforce.dynamics import run_dynamics
 from fdforce.modes import find_modes
 from fdforce.velocity_spectrum import LIGHT, WINDOW, VelocitySpectrum
 from tests.springs import Morse
-from tests.test_modes import turned, with_springs
+from tests.test_modes import relaxed_ethanol, turned, with_springs
 
 NUMBERS, MASSES = np.array([8, 1, 1]), np.array([15.999, 1.008, 1.008])
 
@@ -111,6 +111,24 @@ def test_a_triangle_has_the_spectrum_of_its_modes(tmp_path, timestep):
         assert peak == pytest.approx(frequency, abs=found.resolution / 2)
         assert found.density["total"][near].max() > 20 * np.median(found.density["total"])
     assert integral(found, low=low - 60, high=high + 60) == pytest.approx(3, rel=0.01)
+
+
+def test_a_cold_molecule_has_the_spectrum_of_its_modes(tmp_path):
+    atoms = relaxed_ethanol()
+    modes = find_modes(atoms).vibrations
+    assert modes[0] > 100
+    # at 0.5 K this soft potential shows sums and differences of modes already
+    run = run_dynamics(atoms, tmp_path / "run", steps=6000, timestep=1.0, temperature=0.02)
+    found, density = run.spectrum, run.spectrum.density["total"]
+    higher = (density[1:-1] > density[:-2]) & (density[1:-1] > density[2:])
+    peaks = found.wavenumber[1:-1][higher & (density[1:-1] > 1e-2 * density.max())]
+    distance = np.abs(peaks[:, None] - modes)
+    assert distance.min(axis=1).max() < found.resolution / 2
+    # random velocities leave some modes almost at rest, and some lines overlap
+    assert len(np.unique(distance.argmin(axis=1))) >= 12
+    outside = integral(found, high=modes[0] - 5 * found.resolution)
+    assert outside + integral(found, low=modes[-1] + 5 * found.resolution) < 0.1
+    assert run.degrees == 21
 
 
 def test_a_hot_morse_bond_is_softer_than_its_mode(tmp_path):
