@@ -125,7 +125,7 @@ def potentials(folder):
         shutil.copy(result.directory / "model.npz", f"{name}.npz")
 
 
-def test_dynamics(potentials, folder, capsys, monkeypatch):
+def test_dynamics(potentials, folder, capsys):
     import ase.io
     from ase.build import molecule
 
