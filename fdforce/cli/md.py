@@ -1,6 +1,5 @@
 """``fdforce md``."""
 
-import sys
 import time
 
 import click
@@ -89,7 +88,7 @@ LONGEST_WAIT = 60.0
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of velocities and thermostat.",
+    help="Of velocities and thermostat; take another one where a run with a thermostat goes on.",
 )
 @json_option
 @plot_option
@@ -226,7 +225,6 @@ class _Printer:
             f"{row['step']:10}{row['time_fs'] / 1000:12.4g}{row['temperature']:10.1f}"
             f"{row['potential']:18.6f}{row['total']:18.6f}"
         )
-        sys.stdout.flush()
         self._next, self._last = row["step"] + self.steps / 10, now
 
 
