@@ -150,6 +150,7 @@ def test_dynamics(potentials, folder, capsys):
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
+        process.wait()
     assert capsys.readouterr().out == "True\n"
     remote = namespace["remote"]
     here = remote.copy()
