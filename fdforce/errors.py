@@ -30,5 +30,9 @@ class TrainingError(FdforceError):
     """Training cannot go on, for instance because the loss is not a finite number."""
 
 
+class DynamicsError(FdforceError):
+    """Molecular dynamics cannot begin or go on, for instance because it has exploded."""
+
+
 class CodeError(FdforceError, ValueError):
     """An energy code from outside returned what cannot be right, or contradicts itself."""

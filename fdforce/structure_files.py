@@ -69,6 +69,34 @@ def read_file(path: str | Path) -> list[Atoms]:
     return list(iterate_file(path))
 
 
+def read_one(path: str | Path, index: int = -1) -> Atoms:
+    """One structure of a file to compute with: geometry, masses, momenta and constraints alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `read_file`.
+    index : int
+        Which one, from 0; negative numbers count from the end.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or holds no such structure.
+    """
+    frames = read_file(path)
+    if not -len(frames) <= index < len(frames):
+        raise DataError(f"{path}: there is no structure {index}; the file holds {len(frames)}")
+    found = frames[index]
+    atoms = Atoms(
+        found.numbers, positions=found.positions, cell=found.cell, pbc=found.pbc,
+        masses=found.get_masses(), constraint=found.constraints,
+    )  # fmt: skip
+    if found.has("momenta"):
+        atoms.set_momenta(found.get_momenta(), apply_constraint=False)
+    return atoms
+
+
 def iterate_file(path: str | Path) -> Iterator[Atoms]:
     """The structures of a file one after another, as `read_file` reads them."""
     path = Path(path)

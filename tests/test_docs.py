@@ -1,7 +1,9 @@
 """The code blocks of the documentation run as they stand."""
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -94,6 +96,68 @@ def test_ensembles(folder, capsys):
     assert capsys.readouterr().out.endswith("3 ['energy', 'force']\n(9, 3)\n")
     assert (fdforce.load_model("best.npz").theta == namespace["ensemble"].theta[1]).all()
     assert len(fdforce.load_model("two.npz")) == 2
+
+
+#: A client that waits for its server.
+WHEN_SERVED = """\
+import time, fdforce
+while True:
+    try:
+        exec('''{}''')
+        break
+    except (FileNotFoundError, ConnectionRefusedError):
+        time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def potentials(folder):
+    """Quick models of the examples."""
+    import ase.io
+
+    for name, every, settings in (
+        ("ethanol", 8, dict(hidden=[8], epochs=20)),
+        ("diamond", 6, dict(model={"kind": "linear"}, optimizer={"name": "least_squares"})),
+    ):
+        ase.io.write("train.extxyz", read_file(example_files(name)[0])[::every])
+        model = {"radial_order": 6, "angular_order": 3} | settings.pop("model", {})
+        result = fdforce.fit(train="train.extxyz", model=model, out=name, threads=1, **settings)
+        shutil.copy(result.directory / "model.npz", f"{name}.npz")
+
+
+def test_dynamics(potentials, folder, capsys):
+    import ase.io
+    from ase.build import molecule
+
+    found, namespace = blocks("dynamics.md", "python"), {}
+    socket = f"fdforce-{os.getpid()}"
+    found = [block.replace('unixsocket="fdforce"', f'unixsocket="{socket}"') for block in found]
+    *ordinary, client, server = found
+    capsys.readouterr()
+    for block in ordinary:
+        exec(compile(block, "dynamics.md", "exec"), namespace)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        "21 True", "21 True True", "3.6 Å", "(1, 9, 6) True", "True True",
+    ]  # fmt: skip
+
+    ase.io.write("start.xyz", molecule("CH3CH2OH"))
+    (folder / "client.py").write_text(WHEN_SERVED.format(client))
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent)}
+    process = subprocess.Popen([sys.executable, "client.py"], env=environment)
+    try:
+        exec(compile(server, "dynamics.md", "exec"), namespace)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert capsys.readouterr().out == "True\n"
+    remote = namespace["remote"]
+    here = remote.copy()
+    here.calc = fdforce.Calculator("ethanol.npz", threads=1)
+    # there and back through hartree and bohr; both from neighbour lists of their own
+    assert here.get_potential_energy() == pytest.approx(remote.calc.results["energy"], rel=1e-12)
+    assert here.get_forces() == pytest.approx(remote.calc.results["forces"], abs=1e-9)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ COMMANDS = {
     "search": "fdforce.cli.search:search",
     "evaluate": "fdforce.cli.evaluate:evaluate",
     "predict": "fdforce.cli.predict:predict",
+    "md": "fdforce.cli.md:md",
+    "modes": "fdforce.cli.modes:modes",
     "report": "fdforce.cli.report:report",
     "epsilon": "fdforce.cli.epsilon:epsilon",
     "info": "fdforce.cli.info:info",

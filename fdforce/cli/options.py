@@ -17,6 +17,7 @@ def command(name: str, **settings):
 
 
 model_argument = click.argument("model", metavar="MODEL")
+structure_argument = click.argument("structure", metavar="STRUCTURE")
 data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...")
 
 json_option = click.option(
@@ -26,6 +27,13 @@ plot_option = click.option(
     "--plot",
     metavar="FILE",
     help="Also draw a figure: .png, .svg or .pdf by its suffix (needs matplotlib).",
+)
+index_option = click.option(
+    "--index",
+    type=int,
+    default=-1,
+    show_default=True,
+    help="Which structure of the file, from 0; negative numbers count from the end.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 = all cores."

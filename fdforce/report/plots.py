@@ -177,6 +177,68 @@ def plot_monitor(monitor, path) -> None:
     _save(figure, path)
 
 
+def plot_dynamics(run, path) -> None:
+    """Energies and temperature of a run over time, and its spectrum where it has one.
+
+    Parameters
+    ----------
+    run : Dynamics
+    path : path
+    """
+    figure, axes = _figure(path, 2 if run.spectrum is None else 3)
+    rows, time = run.rows, run.rows["time_fs"] / 1000
+    for name, colour in (("potential", _ORANGE), ("total", _BLUE)):
+        energy = 1e3 * (rows[name] - rows[name][0]) / run.n_atoms
+        axes[0].plot(time, energy, color=colour, linewidth=0.8, label=name)
+    axes[0].set(xlabel="time (ps)", ylabel="energy less its start (meV/atom)")
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].plot(time, rows["temperature"], color=_BLUE, linewidth=0.8)
+    axes[1].set(xlabel="time (ps)", ylabel="temperature (K)")
+    if run.spectrum is not None:
+        _draw_density(axes[2], run.spectrum.wavenumber, run.spectrum.density)
+    _save(figure, path)
+
+
+def _draw_density(axis, wavenumber, density):
+    """Densities of states up to the highest one that is not empty."""
+    for k, (name, values) in enumerate(density.items()):
+        style = {"color": _GREY, "linewidth": 1.2} if name == "total" else {"linewidth": 0.7}
+        axis.plot(wavenumber, values, **style, label=name if k else "all atoms")
+    used = wavenumber[density["total"] > 2e-3 * density["total"].max()]
+    axis.set(xlabel="wavenumber (cm$^{-1}$)", ylabel="density of states (cm)", ylim=(0, None))
+    axis.set_xlim(0, 1.05 * used.max())
+    axis.legend(frameon=False, fontsize=8)
+
+
+def plot_modes(modes, path, width: float = 10.0) -> None:
+    """Vibrations as lines, imaginary ones below zero, and their density.
+
+    Parameters
+    ----------
+    modes : Modes
+    path : path
+    width : float, cm^-1
+        Standard deviation of the Gaussians of the density.
+    """
+    figure, (axis,) = _figure(path, 1, width=6.0)
+    found = modes.vibrations
+    if len(found):
+        grid = np.arange(found.min() - 5 * width, found.max() + 5 * width, width / 5)
+        density = np.zeros(len(grid))
+        for frequency in found:
+            density += np.exp(-(((grid - frequency) / width) ** 2) / 2)
+        axis.plot(grid, density / (width * np.sqrt(2 * np.pi)), color=_BLUE, linewidth=1)
+    for sign, colour in ((1, _GREY), (-1, _ORANGE)):
+        lines = found[sign * found > 0]
+        height = 0.25 / (width * np.sqrt(2 * np.pi))
+        axis.vlines(lines, 0, height, color=colour, linewidth=0.8)
+    axis.set(
+        xlabel="frequency (cm$^{-1}$; imaginary ones are negative)",
+        ylabel="density of vibrations (cm)", ylim=(0, None),
+    )  # fmt: skip
+    _save(figure, path)
+
+
 def _figure(path, n_panels, width=4.2):
     check_plot_file(path)
     from matplotlib.figure import Figure
