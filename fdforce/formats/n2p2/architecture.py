@@ -43,7 +43,9 @@ def read_elements(settings: Settings) -> list[str]:
         # 0 is how n2p2 up to 2.1 numbered it
         if kind.upper() not in ("0", "2", "2G", "2G-HDNNP"):
             line = settings.all("nnp_type")[0][0]
-            raise settings.problem(line, f"nnp_type {kind}: fdforce has no charges; only 2G is read")
+            raise settings.problem(
+                line, f"nnp_type {kind}: fdforce has no charges; only 2G is read"
+            )
     names = settings.words("elements")
     line = settings.all("elements")[0][0]
     elements = [settings.convert(check_element, "elements", name) for name in names]
@@ -160,7 +162,8 @@ def _options(settings, element, depth, shared, own):
         settings.words(keyword)  # or it is missing
         line = settings.all(keyword)[0][0]
         raise settings.problem(
-            line, f"{keyword}: the network of {element} has {depth} hidden layers; give their widths"
+            line,
+            f"{keyword}: the network of {element} has {depth} hidden layers; give their widths",
         )
     return options
 
@@ -245,5 +248,7 @@ def _activations(settings, keyword, line, letters):
     for letter in letters:
         if letter not in LETTERS:
             known = ", ".join(f"{key} {name}" for key, name in LETTERS.items())
-            raise settings.problem(line, f"{keyword}: no activation {letter!r:.40}; there are {known}")
+            raise settings.problem(
+                line, f"{keyword}: no activation {letter!r:.40}; there are {known}"
+            )
     return [LETTERS[letter] for letter in letters]

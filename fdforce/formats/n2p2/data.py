@@ -234,9 +234,7 @@ def write_structures(path: Path, frames: Iterable[Atoms]) -> int:
                 out.write(_block(atoms, f"structure {count - 1}"))
         os.replace(part, file)
     except OSError as problem:
-        raise DataError(
-            f"{file}: cannot be written ({problem.strerror or problem})"
-        ) from problem
+        raise DataError(f"{file}: cannot be written ({problem.strerror or problem})") from problem
     finally:
         part.unlink(missing_ok=True)
     return count
@@ -268,7 +266,9 @@ def _block(atoms, label):
         atoms.get_chemical_symbols(), atoms.positions, charges, forces
     ):
         check_element(symbol)
-        lines.append(f"atom {_numbers(position)} {symbol} {_numbers([charge, 0])} {_numbers(force)}")
+        lines.append(
+            f"atom {_numbers(position)} {symbol} {_numbers([charge, 0])} {_numbers(force)}"
+        )
     lines += [
         f"energy {_numbers([energy])}",
         f"charge {_numbers([atoms.info.get('charge', 0.0)])}",

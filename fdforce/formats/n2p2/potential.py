@@ -163,9 +163,7 @@ def _check(model, path):
             'model.descriptor = "symmetry_functions"'
         )
     if model.baseline is not None:
-        refuse(
-            f"n2p2 has no baseline {model.baseline.name}; train with model.baseline = \"none\""
-        )
+        refuse(f'n2p2 has no baseline {model.baseline.name}; train with model.baseline = "none"')
     for own in model.descriptor._functions:
         for function in own:
             if function.type == "cos":
@@ -186,8 +184,11 @@ def _network(model, z, order):
     layers = [(matrix[:-1].copy(), matrix[-1].copy()) for matrix in model.matrices()[z]]
     names = list(model.activation[z])
     weights, biases = layers[0]
-    used = model.feature_scale[z] != 0  # n2p2 divides by the spread, which is then none
-    layers[0] = (weights * used[:, None])[order], biases
+    mean, scale = model.feature_mean[z], model.feature_scale[z]
+    absent = slice(len(order), None)  # features of other elements alone, which are 0
+    biases = biases - (mean * scale)[absent] @ weights[absent]
+    # n2p2 divides by the spread, and where a feature is switched off there is none
+    layers[0] = (weights * (scale != 0)[:, None])[order], biases
     if len(layers) == 1:  # n2p2 wants a hidden layer
         layers.append((np.ones((1, 1)), np.zeros(1)))
         names.insert(0, "linear")
@@ -264,7 +265,9 @@ def _input_text(model, elements, functions, networks, offsets, conv_energy):
         f"global_nodes_short {' '.join(str(len(biases)) for _, biases in layers[:-1])}",
         f"global_activation_short {shared}",
     ]
-    lines += [f"element_activation_short {e} {letters[e]}" for e in elements if letters[e] != shared]
+    lines += [
+        f"element_activation_short {e} {letters[e]}" for e in elements if letters[e] != shared
+    ]
     if conv_energy != 1:
         lines += ["mean_energy 0.0", f"conv_energy {conv_energy!r}", "conv_length 1.0"]
     lines.append("use_short_forces")

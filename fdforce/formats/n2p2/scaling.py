@@ -72,9 +72,8 @@ def read_scaling(path: Path, settings: Settings, n_functions: list[int]) -> list
     if mode == "none" and not path.exists():
         return None
     low, high = settings.number("scale_min_short", 0.0), settings.number("scale_max_short", 1.0)
-    if "scale" in mode.split() or mode == "sigma":
-        if low == high:
-            raise ModelFileError(f"{settings.path}: scale_min_short equals scale_max_short")
+    if ("scale" in mode.split() or mode == "sigma") and low == high:
+        raise ModelFileError(f"{settings.path}: scale_min_short equals scale_max_short")
     lines = _read_table(path)
     result, at = [], 0
     for z, n in enumerate(n_functions, 1):
@@ -131,7 +130,7 @@ def _scaling(path, rows, mode, low, high):
         line = rows[int(np.argmin(divisor != 0))][0]
         what = "sigma is 0" if mode == "sigma" else "min equals max"
         raise ModelFileError(
-            f"{path}, line {line}: {what}, and n2p2 divides by it; take the function out (nnp-prune)"
+            f"{path}, line {line}: {what}, by which n2p2 divides; take the function out (nnp-prune)"
         )
     scale = (high - low) / divisor
     origin = least if mode == "scale" else mean

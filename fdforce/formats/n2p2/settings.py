@@ -13,6 +13,11 @@ from fdforce.formats.n2p2.text import read_lines, to_number
 
 NAME = "input.nn"
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 ALIASES = {
     "symfunction": "symfunction_short",
     "nnp_generation": "nnp_type",
@@ -25,18 +30,18 @@ ALIASES = {
     "short_force_error_threshold": "rmse_threshold_force",
 }
 
-MODEL = (
+MODEL = _words(
     "number_of_elements elements atom_energy cutoff_type symfunction_short nnp_type "
     "global_hidden_layers_short global_nodes_short global_activation_short "
     "element_hidden_layers_short element_nodes_short element_activation_short "
     "mean_energy conv_energy conv_length"
-).split()
+)
 """What a potential and its training have in common."""
 
-SCALING = (
+SCALING = _words(
     "scale_symmetry_functions center_symmetry_functions scale_symmetry_functions_sigma "
     "scale_min_short scale_max_short"
-).split()
+)
 
 REPEATED = (
     "symfunction_short",
@@ -46,35 +51,35 @@ REPEATED = (
     "element_activation_short",
 )
 
-TRAINING = "epochs random_seed test_fraction updater_type use_short_forces".split()
+TRAINING = _words("epochs random_seed test_fraction updater_type use_short_forces")
 """What training uses as well."""
 
 UNUSED = {
-    "the optimizers of fdforce have settings of their own ([optimizer])": (
+    "the optimizers of fdforce have settings of their own ([optimizer])": _words(
         "parallel_mode jacobian_mode update_strategy kalman_type kalman_epsilon kalman_q0 "
         "kalman_qtau kalman_qmin kalman_eta kalman_etatau kalman_etamax kalman_lambda_short "
         "kalman_nue_short gradient_type gradient_eta gradient_adam_eta gradient_adam_beta1 "
         "gradient_adam_beta2 gradient_adam_epsilon"
-    ).split(),
-    "every epoch takes all energies and forces; fdforce has no update candidates": (
+    ),
+    "every epoch takes all energies and forces; fdforce has no update candidates": _words(
         "energy_fraction force_fraction force_energy_ratio selection_mode selection_mode_energy "
         "selection_mode_force rmse_threshold rmse_threshold_energy rmse_threshold_force "
         "rmse_threshold_trials rmse_threshold_trials_energy rmse_threshold_trials_force "
         "task_batch_size_energy task_batch_size_force repeated_energy_update"
-    ).split(),
+    ),
     "n2p2 weighs single updates of whole energies and force components, fdforce the errors of all "
     "of them relative to the spread of the labels (loss.energy_weight, loss.force_weight)": [
         "force_weight"
     ],
-    "initial weights keep the variance from layer to layer": (
+    "initial weights keep the variance from layer to layer": _words(
         "weights_min weights_max nguyen_widrow_weights_short precondition_weights normalize_nodes"
-    ).split(),
+    ),
     "labels are kept in physical units, of which the spread is taken out": ["normalize_data_set"],
-    "a run directory has files of its own": (
+    "a run directory has files of its own": _words(
         "main_error_metric write_trainpoints write_trainforces write_weights_epoch "
         "write_neuronstats write_trainlog memorize_symfunc_results"
-    ).split(),
-    "charges are not part of the model": (
+    ),
+    "charges are not part of the model": _words(
         "conv_charge global_hidden_layers_electrostatic global_nodes_electrostatic "
         "global_activation_electrostatic element_hidden_layers_electrostatic "
         "element_nodes_electrostatic element_activation_electrostatic fixed_gausswidth "
@@ -82,7 +87,7 @@ UNUSED = {
         "initial_hardness charge_fraction use_old_weights_charge nguyen_widrow_weights_charge "
         "write_traincharges rmse_threshold_charge rmse_threshold_trials_charge "
         "selection_mode_charge task_batch_size_charge"
-    ).split(),
+    ),
 }
 """Why -> keywords of n2p2 that fdforce has no use for."""
 

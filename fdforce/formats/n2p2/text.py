@@ -53,7 +53,7 @@ def split_path(path: Path | str) -> tuple[Path, dict[str, str]]:
 
 @contextlib.contextmanager
 def readable(path: Path, error: type[FdforceError]):
-    """Turn what the operating system or a damaged archive says into an error that names the file."""
+    """Turn what the system or a damaged archive says into an error that names the file."""
     try:
         yield
     except FileNotFoundError:
