@@ -236,7 +236,8 @@ def write_structures(path: Path, frames: Iterable[Atoms]) -> int:
     except OSError as problem:
         raise DataError(f"{file}: cannot be written ({problem.strerror or problem})") from problem
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return count
 
 
