@@ -216,9 +216,10 @@ def begin_unseen_elements(model, batches, seed: int) -> None:
     seed : int
         Of the parameters.
     """
-    seen = model.feature_mean.any(axis=1)
     mean, scale = model.feature_mean, model.feature_scale
     least, largest = model.feature_min, model.feature_max
+    # a model without ranges comes from another program and knows all its elements
+    seen = np.ones(len(mean), bool) if least is None else least[:, 0] <= largest[:, 0]
     model.standardise(batches)
     if least is not None:
         model.feature_min = np.minimum(least, model.feature_min)

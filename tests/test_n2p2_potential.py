@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fdforce.descriptors import PowerSpectrum, SymmetryFunctions
-from fdforce.errors import ModelFileError
+from fdforce.errors import FdforceError, ModelFileError
 from fdforce.formats import POTENTIALS, find_module
 from fdforce.formats.n2p2.text import UNITS
 from fdforce.models import ElementalNetworks, Ensemble, LinearModel
@@ -259,6 +261,7 @@ WRONG = [
     (replaced("cutoff_type 6", "cutoff_type 11"), r"line 5: cutoff_type = 11: choose one of 0"),
     (replaced("cutoff_type 6", "cutoff_type x"), r"line 5: cutoff_type: 'x' is not a whole"),
     (replaced("6 0.1", "6 0.1 3"), r"line 5: cutoff_type has 3 values instead of 1 or 2"),
+    (replaced("cutoff_type 6 0.1", "cutoff_type"), r"line 5: cutoff_type has 0 values"),
     (replaced("cutoff_type 6 0.1", ""), r"input.nn: the keyword cutoff_type is missing"),
     (replaced("-0.5", "1.0"), r"scale_min_short equals scale_max_short"),
     (replaced("global_nodes_short 3 2", "global_nodes_short 3"),
@@ -314,6 +317,36 @@ def test_missing_files(tmp_path, name):
     (folder / name).unlink()
     with pytest.raises(ModelFileError, match=f"{name}: no such file"):
         n2p2.read_potential(folder)
+
+
+DAMAGE = st.lists(
+    st.tuples(
+        st.integers(0, 700), st.integers(0, 9), st.sampled_from(["", "\n", " ", "1", "e", "-", "#"])
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(st.sampled_from(["input.nn", "scaling.data", "weights.001.data"]), DAMAGE)
+@settings(max_examples=150)
+def test_damaged_files_raise_nothing_else(tmp_path_factory, name, damage):
+    folder = small_folder(tmp_path_factory.getbasetemp() / "damaged")
+    text = (folder / name).read_text()
+    for at, length, filling in damage:
+        text = text[:at] + filling + text[at + length :]
+    (folder / name).write_text(text)
+    try:
+        model = n2p2.read_potential(folder)
+    except FdforceError as problem:
+        said = str(problem)
+    else:
+        assert np.isfinite(model.theta).all()
+        assert np.isfinite(model.feature_mean).all()
+        assert np.isfinite(model.feature_scale).all()
+        return
+    assert str(folder) in said
+    assert "\n" not in said
 
 
 # Writing

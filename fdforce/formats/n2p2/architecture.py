@@ -40,8 +40,7 @@ def read_elements(settings: Settings) -> list[str]:
     """
     if "nnp_type" in settings:
         kind = settings.words("nnp_type", 1)[0]
-        # 0 is how n2p2 up to 2.1 numbered it
-        if kind.upper() not in ("0", "2", "2G", "2G-HDNNP"):
+        if kind not in ("2", "2G", "2G-HDNNP"):
             line = settings.all("nnp_type")[0][0]
             raise settings.problem(
                 line, f"nnp_type {kind}: fdforce has no charges; only 2G is read"
@@ -106,10 +105,11 @@ def read_descriptor(settings: Settings, elements: list[str], length: float) -> S
             SymmetryFunctions(elements, [*lines[-1:], *(f"{e} 23 0 1 e" for e in elements)])
         except ConfigError as problem:
             raise settings.problem(line, f"symfunction_short: {problem}") from None
-    kind, *alpha = settings.words("cutoff_type")
+    values = settings.words("cutoff_type")
     line = settings.all("cutoff_type")[0][0]
-    if len(alpha) > 1:
-        raise settings.problem(line, f"cutoff_type has {1 + len(alpha)} values instead of 1 or 2")
+    if len(values) not in (1, 2):
+        raise settings.problem(line, f"cutoff_type has {len(values)} values instead of 1 or 2")
+    kind, *alpha = values
     try:
         return SymmetryFunctions(
             elements, lines, to_integer(kind), to_number(alpha[0]) if alpha else 0.0

@@ -175,7 +175,9 @@ def _check(model, path):
                 refuse(f"n2p2 has no activation {name}; train with one of {known}")
     if len({names[-1] for names in model.activation}) > 1:
         refuse("the outputs of its elements differ in their activations, which n2p2 cannot read")
-    if (path / settings_file.NAME).exists() or path.is_file():
+    if path.is_file():
+        refuse("is a file; name a folder")
+    if (path / settings_file.NAME).exists():
         refuse("there is a potential already; name another folder")
 
 
@@ -225,7 +227,7 @@ def _take_scale(model, networks, offsets):
         for element, (_, names) in networks.items():
             names[-1] = "softplus"
             offsets[element] -= math.log(2) * model.scale
-    return 1 / model.scale
+    return float(1 / model.scale)
 
 
 def _make_equal(networks):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fdforce.errors import ModelFileError
-from fdforce.formats.n2p2.settings import Settings
+from fdforce.formats.n2p2.settings import Settings, to_integer
 from fdforce.formats.n2p2.text import read_lines, to_number
 
 NAME = "scaling.data"
@@ -111,7 +111,7 @@ def _read_table(path):
         try:
             if len(words) not in (5, 6):
                 raise ValueError(f"{len(words)} values instead of 6")
-            indices = tuple(int(to_number(word)) for word in words[:2])
+            indices = tuple(to_integer(word) for word in words[:2])
             values = [to_number(word) for word in words[2:]]
         except ValueError as problem:
             raise ModelFileError(f"{path}, line {line}: {problem}") from None
@@ -126,8 +126,9 @@ def _scaling(path, rows, mode, low, high):
     if mode == "center":
         return Scaling(least, largest, mean, np.ones_like(mean))
     divisor = sigma if mode == "sigma" else largest - least
-    if not divisor.all():
-        line = rows[int(np.argmin(divisor != 0))][0]
+    varies = np.abs(divisor) > np.finfo(np.float64).tiny * max(1, abs(high - low), abs(low))
+    if not varies.all():
+        line = rows[int(np.argmin(varies))][0]
         what = "sigma is 0" if mode == "sigma" else "min equals max"
         raise ModelFileError(
             f"{path}, line {line}: {what}, by which n2p2 divides; take the function out (nnp-prune)"

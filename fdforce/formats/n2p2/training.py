@@ -95,7 +95,7 @@ def read_training(path: Path, *, units: str = "ev-angstrom") -> Training:
         tables["training"]["start_from"] = f"{path}#units={units}"
         notes.append("use_old_weights_short: the run starts from the weights and scaling.data here")
     else:
-        tables["model"] = _model(asked, elements, length)
+        tables["model"] = _model(asked, elements, length, notes)
         _note_files(path, elements, notes)
     used |= {"epochs", "random_seed", "test_fraction", "updater_type", "use_short_forces"}
     return Training(tables, notes + _unused(asked, used))
@@ -150,10 +150,17 @@ def _optimizer(asked, used):
     return {"name": "adam", **given}
 
 
-def _model(asked, elements, length):
+def _model(asked, elements, length, notes):
     """The table [model]; without a baseline, as n2p2 has it."""
     descriptor = read_descriptor(asked, elements, length)
-    hidden = {element: options[0] for element, options in read_widths(asked, elements).items()}
+    options = read_widths(asked, elements)
+    hidden = {element: widths[0] for element, widths in options.items()}
+    for element, widths in options.items():
+        if any(other != widths[0] for other in widths):
+            notes.append(
+                f"element_nodes_short of {element} is read as hidden layers of "
+                f"{', '.join(map(str, widths[0]))}; versions of n2p2 differ"
+            )
     networks = spell_out(elements, hidden, read_activations(asked, elements))
     return {
         "descriptor": "symmetry_functions",
