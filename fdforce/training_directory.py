@@ -42,6 +42,8 @@ def read_training_directory(train, units: str | None = None) -> Training | None:
         module = recognised_training(directories[0])
         return module.read_training(directories[0], units=units or UNITS)
     if units is not None:
+        if paths and not paths[0].exists():
+            raise ConfigError(f"{paths[0]}: no such training directory")
         raise ConfigError(
             f"units = {units}: are for a training directory that does not say them; of one file, "
             "they may follow its name, as in input.data#units=hartree-bohr"

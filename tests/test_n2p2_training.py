@@ -249,6 +249,8 @@ def test_units_are_for_training_directories(tmp_path):
     path = directory(tmp_path / "d")
     with pytest.raises(ConfigError, match=r"units = hartree-bohr: .* input.data#units=hartree"):
         fdforce.fit(train=path / "input.data", units="hartree-bohr", log=str)
+    with pytest.raises(ConfigError, match="absent: no such training directory"):
+        fdforce.fit(train=tmp_path / "absent", units="hartree-bohr", log=str)
     with pytest.raises(ConfigError, match="a training directory stands alone"):
         fdforce.fit(train=[path, path / "input.data"], log=str)
     with pytest.raises(ConfigError, match="units = 'eV': choose one of ev-angstrom"):
