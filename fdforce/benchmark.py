@@ -13,6 +13,7 @@ from fdforce.data_set import DataSet, residual_target
 from fdforce.gradient import loss_gradient
 from fdforce.losses import Target, make_loss
 from fdforce.neighbors import TRAINING_SKIN, build_pairs
+from fdforce.optimizers import with_numbers
 from fdforce.problem import add_baseline, new_model, without_offsets
 
 ATOMS = 1500
@@ -35,7 +36,8 @@ def untrained_model(config: Config, structures):
     """
     from fdforce.batch import make_batch
 
-    some = structures.select(_first_structures(structures, config.optimizer.batch_size))
+    batch_size = with_numbers(config.optimizer, structures).batch_size
+    some = structures.select(_first_structures(structures, batch_size))
     model = new_model(config, structures.elements)
     pairs = build_pairs(some, model.cutoff, skin=TRAINING_SKIN)
     add_baseline(config, model, some, pairs)

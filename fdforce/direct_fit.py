@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from fdforce.errors import ConfigError
@@ -24,6 +26,8 @@ class DirectFit(Trainer):
     ConfigError
         The model is not linear, or the loss is not squared.
     """
+
+    unused: ClassVar = {"training": ("pretraining",)}
 
     def __init__(self, model, train, valid, loss, config, **options):
         super().__init__(model, train, valid, loss, config, **options)

@@ -41,6 +41,7 @@ from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
+from fdforce.pretraining import pretrained
 from fdforce.problem import (
     add_baseline,
     fingerprint,
@@ -197,10 +198,12 @@ class _Run:
     """Set-up of a fit and the files it writes."""
 
     def __init__(self, config, directory, checkpoint, threads, log, progress, started):
-        self.config, self.directory, self.threads = config, directory, threads
+        self.directory, self.threads = directory, threads
         self._log, self._events = log, []
         self.parts = read_parts(config)
         train = self.parts.train
+        config = replace(config, optimizer=with_numbers(config.optimizer, train))
+        self.config = config
         self.log(summary(self.parts))
         self.fingerprint = fingerprint(train, self.parts.valid)
         if checkpoint is not None and checkpoint[0].get("fingerprint") != self.fingerprint:
@@ -230,7 +233,12 @@ class _Run:
             )
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
-        self.trainer = TRAINERS.get(config.optimizer.name, Trainer)(
+        trainer = TRAINERS.get(config.optimizer.name, Trainer)
+        if checkpoint is None and config.training.pretraining:
+            self.model.theta = bare.theta = pretrained(
+                trainer, bare, train_set, config, threads=threads, log=self.log
+            )
+        self.trainer = trainer(
             bare, train_set, valid_set, loss_of(config, chosen), config,
             threads=threads, log=self.log, started=started,
         )  # fmt: skip

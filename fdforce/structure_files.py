@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from ase import Atoms
@@ -18,7 +19,7 @@ from fdforce.formats import recognised
 
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
 
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def load_sources(sources: Source) -> list[tuple[str, list[Atoms]]]:
@@ -73,7 +74,8 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
     path = Path(path)
     module = recognised(path)  # first: a format may read options behind the name of a file
     if module is None and not path.exists():
-        raise DataError(f"{path}: no such file")
+        hint = "; `fdforce convert` fetches public sets" if "public:" in path.name else ""
+        raise DataError(f"{path}: no such file{hint}")
     if module is None and path.is_dir():
         raise DataError(f"{path}: is a folder, not a data file, and none that fdforce knows")
     if path.is_file() and path.stat().st_size == 0:
@@ -96,12 +98,18 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
 
 
 def _is_compressed_xyz(path: Path) -> bool:
-    return path.suffix in _OPENERS and path.stem.endswith("xyz")
+    return path.suffix in OPENERS and path.stem.endswith("xyz")
 
 
 def _compressed_xyz(path: Path) -> Iterator[Atoms]:
     # ASE jumps from structure to structure, and every jump back in a compressed file starts again
     # at its beginning: the time would grow with the square of the length.
-    with _OPENERS[path.suffix](path, "rb") as file:
-        text = io.TextIOWrapper(io.BytesIO(file.read()), encoding="utf-8")
-    return iread(text, index=":", format="extxyz")
+    with OPENERS[path.suffix](path, "rt", encoding="utf-8") as file:
+        line = file.readline()
+        while line.strip():
+            # what is not a number, or too few lines, is for ASE to complain of
+            count = int(line) if line.strip().isdecimal() else 0
+            lines = [line, *islice(file, count + 1)]
+            while (line := file.readline()).lstrip().startswith("VEC"):  # a cell beside the atoms
+                lines.append(line)
+            yield from iread(io.StringIO("".join(lines)), index=":", format="extxyz")

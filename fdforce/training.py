@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fdforce.config import Config
+from fdforce.config import Config, keys_of
 from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.epsilon_scans import scan_entry
@@ -124,7 +124,7 @@ class Trainer:
         self._draw = ForceDraw(train, config)
         self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
-        self.settings = with_numbers(config.optimizer)
+        self.settings = with_numbers(config.optimizer, train.structures)
         self._refuse_unused()
         self.schedule = SCHEDULES[config.training.schedule]
         start = model.theta.copy()
@@ -139,7 +139,7 @@ class Trainer:
         for table, keys in self.unused.items():
             values = self.settings if table == "optimizer" else getattr(self.config, table)
             for key in keys:
-                if getattr(values, key):
+                if getattr(values, key) not in (0, keys_of(values)[key].default):
                     raise ConfigError(
                         f"{table}.{key} = {getattr(values, key)}: does not apply to optimizer.name "
                         f"= {self.settings.name!r}; leave it at 0"

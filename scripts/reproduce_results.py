@@ -1,12 +1,12 @@
 """The measurements of docs/results.md, one command for each.
 
-    python scripts/reproduce_results.py WHAT DATA OUT [--scale 1.0] [--seed 0]
+    python scripts/reproduce_results.py WHAT DATA OUT [--scale 1.0] [--seed 0] [--threads 0]
 
 WHAT is one of tio2, architecture, symmetry, fractions, mlearn, rmd17, lmnto, ensemble; DATA is the
 folder with the extxyz files (docs/results.md says which and where they come from); OUT a JSON file.
 --scale multiplies every time budget, for a trial. Each fit is `fdforce.fit` with the defaults and
 the changes that the rows list, a wall-clock budget that begins with reading the file, and all
-cores. Run on a quiet machine.
+cores (or --threads). Run on a quiet machine.
 """
 
 import argparse
@@ -35,8 +35,9 @@ CHEBYSHEV = {
 class Bench:
     """Fits with their rows, on data of one folder."""
 
-    def __init__(self, data: Path, scale: float, seed: int, scratch: Path):
-        self.data, self.scale, self.seed, self.scratch = data, scale, seed, scratch
+    def __init__(self, data: Path, scale: float, seed: int, threads: int, scratch: Path, keep):
+        self.data, self.scale, self.seed = data, scale, seed
+        self.threads, self.scratch, self.keep = threads, scratch, keep
         self.rows = []
 
     def file(self, name):
@@ -50,7 +51,7 @@ class Bench:
 
     def fit(self, name, seconds, train, test, valid=0.05, ensemble=1, **tables):
         """One fit; its row is printed and kept."""
-        training = {"seed": self.seed, **tables.pop("training", {})}
+        training = {"seed": self.seed, "threads": self.threads, **tables.pop("training", {})}
         if seconds:
             training["max_time"] = seconds * self.scale
         begun = time.monotonic()
@@ -64,6 +65,7 @@ class Bench:
             "epochs": len(result.history["epoch"]), "metrics": result.metrics,
         }  # fmt: skip
         self.rows.append(row)
+        self.keep(self.rows)  # a measurement that is stopped leaves the rows it has
         test, fitted = result.metrics["test"], result.metrics["train"]
         print(f"{name:36s} {row['epochs']:6d} epochs {row['wall_seconds']:6.0f} s  test "
               f"{1e3 * test['energy_rmse']:7.2f} ({1e3 * test['energy_mae']:.2f}) meV/atom  "
@@ -133,9 +135,9 @@ def mlearn(bench):
 
 def rmd17(bench):
     """1000 training structures, split 1."""
-    for molecule in ("malonaldehyde", "ethanol", "aspirin"):
+    for molecule, seconds in (("malonaldehyde", 600), ("ethanol", 600), ("aspirin", 1200)):
         names = (f"rmd17_{molecule}_train_01", f"rmd17_{molecule}_test_01")
-        bench.fit(molecule, 1200, *(bench.file(name) for name in names))
+        bench.fit(molecule, seconds, *(bench.file(name) for name in names))
 
 
 def lmnto(bench, copies=10, most=0.02):
@@ -189,15 +191,19 @@ def main():
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
+    command = " ".join(word.rpartition("/")[2] for word in sys.argv[1:])
+    report = {
+        "command": f"python scripts/reproduce_results.py {command}",
+        "date": datetime.date.today().isoformat(), **environment(), "rows": [],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(arguments.data, arguments.scale, arguments.seed, Path(scratch))
+        bench = Bench(
+            arguments.data, arguments.scale, arguments.seed, arguments.threads, Path(scratch),
+            lambda rows: arguments.out.write_text(json.dumps(report | {"rows": rows}, indent=1)),
+        )  # fmt: skip
         MEASUREMENTS[arguments.what](bench)
-    arguments.out.write_text(json.dumps({
-        "command": "python scripts/reproduce_results.py "
-        + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
-        "date": datetime.date.today().isoformat(), **environment(), "rows": bench.rows,
-    }, indent=1))  # fmt: skip
 
 
 if __name__ == "__main__":

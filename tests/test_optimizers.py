@@ -255,3 +255,14 @@ def test_auto_is_the_optimizers_own():
         assert (chosen.learning_rate, chosen.weight_decay) == tuple(numbers.values())
     kept = settings("adamw", learning_rate=0.5)
     assert (kept.learning_rate, kept.weight_decay) == (0.5, AUTO["adamw"]["weight_decay"])
+
+
+@pytest.mark.parametrize(("atoms", "expected"), [(9, 8), (21, 8), (54, 3), (192, 1), (1000, 1)])
+def test_automatic_batches_hold_about_160_atoms(atoms, expected):
+    class Counted(list):
+        n_atoms = 3 * atoms
+
+    three = Counted("abc")
+    assert with_numbers(OptimizerConfig(), three).batch_size == expected
+    assert with_numbers(OptimizerConfig(batch_size=5), three).batch_size == 5
+    assert with_numbers(OptimizerConfig()).batch_size == "auto"

@@ -19,13 +19,15 @@ import fdforce
 import fdforce.search
 import fdforce.trials
 from fdforce.cli import main
-from fdforce.config import SearchConfig, config_from_dict, default_config, load_config, to_toml
+from fdforce.config import config_from_dict, default_config, load_config, to_toml
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.examples import example_files
 from fdforce.search import Round, plan_rounds, search
 from fdforce.search_ranges import Interval, draw_trials, read_ranges
+from fdforce.search_settings import SearchConfig
 from fdforce.structure_files import read_file
-from fdforce.trials import Processes
+from fdforce.trials import run_trials
+from fdforce.worker_processes import WorkerProcesses
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,7 +168,10 @@ LOW_HIGH = {"low": 1, "high": 2}
         ({"optimizer.learning_rate": {"low": "a", "high": 1}}, "low and high must be numbers"),
         ({"optimizer.learning_rate": 0.1}, "expected a list of choices or"),
         ({"optimizer.batch_size": {"low": 1.5, "high": 3}}, "batch_size = 1.5: expected an int"),
-        ({"optimizer.batch_size": [2, "many"]}, r'batch_size = "many": expected an integer'),
+        (
+            {"optimizer.batch_size": [2, "many"]},
+            r'"many": expected an integer, or "auto"',
+        ),
         ({"model.hidden": {"low": 1, "high": 2}}, r"model\.hidden = 1: expected a list"),
         ({"model.hidden": [4, 8]}, r"model\.hidden = 4: expected a list of integers"),
         ({"model.hidden": []}, r"model\.hidden: lists no choice"),
@@ -383,8 +388,8 @@ def test_a_process_that_dies(tables, tmp_path, monkeypatch):
     tables["model"] |= {"baseline": "calculator", "baseline_calculator": "deadly:calculator"}
     bad = to_toml(config_from_dict(tables))
     jobs = [(text, tmp_path / str(k)) for k, text in enumerate((bad, good))]
-    with Processes(2) as processes:
-        records = dict(processes.run(jobs))
+    with WorkerProcesses("fdforce.trials:run_trial", 2) as workers:
+        records = dict(run_trials(jobs, workers))
     assert records[1]["failure"] == ""
     assert records[1]["force_rmse"] > 0
     assert records[0]["failure"] == "its process ended (exit status 3)"

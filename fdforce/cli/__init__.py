@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "fdforce.cli.report:report",
     "epsilon": "fdforce.cli.epsilon:epsilon",
     "info": "fdforce.cli.info:info",
+    "convert": "fdforce.cli.convert:convert",
     "config": "fdforce.cli.config:config",
     "benchmark": "fdforce.cli.benchmark:benchmark",
     "import": "fdforce.cli.potentials:import_potential",

@@ -1,5 +1,7 @@
 """``fdforce benchmark``."""
 
+from dataclasses import replace
+
 import click
 
 from fdforce.cli.messages import print_json
@@ -49,6 +51,7 @@ def benchmark(files, as_json, device, precision, threads, stencil, batch_size, o
     from fdforce.benchmark import benchmark, untrained_model
     from fdforce.examples import example_files
     from fdforce.model_file import load_model
+    from fdforce.optimizers import with_numbers
     from fdforce.structures import read_structures
     from fdforce.threads import limit_threads
 
@@ -57,6 +60,7 @@ def benchmark(files, as_json, device, precision, threads, stencil, batch_size, o
     elements = model.elements if model else config.model.elements or None
     structures, _ = read_structures(data or example_files()[0], elements=elements, **keys)
     difference = config.finite_difference
+    config = replace(config, optimizer=with_numbers(config.optimizer, structures))
     with limit_threads(threads or config.training.threads) as threads:
         found = benchmark(
             model or untrained_model(config, structures), structures,

@@ -1,5 +1,7 @@
 """``fdforce info``."""
 
+from pathlib import Path
+
 import click
 
 from fdforce.cli.messages import print_json
@@ -84,12 +86,19 @@ def _show_features(files, as_json, keys):
 
 
 def _describe(path, keys):
-    if not path.endswith(".npz"):
+    if not path.endswith(".npz") or _is_data(path):
         return {"file": path, "kind": "data", **_describe_data(path, keys)}
     header = _header(path)
     kind = header["format"].removeprefix("fdforce ")
     header["family"] = header.pop("kind", None)  # of the model; here kind is that of the file
     return {"file": path, "kind": kind, **header}
+
+
+def _is_data(path):
+    """An .npz file that is no model: MD17's."""
+    from fdforce.formats import STRUCTURES, find_module
+
+    return find_module(STRUCTURES, "md17").recognises(Path(path))
 
 
 def _header(path):

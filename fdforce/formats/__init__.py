@@ -12,7 +12,9 @@ A module offers what its format allows, under these names:
     Structures with labels in eV and Å (`STRUCTURES`); `path` is a file or a folder, recognised by
     its name and first bytes. Structures come one at a time.
 ``write_structures(path, frames) -> int``
-    The number of structures written (`STRUCTURES`), frame by frame.
+    The number of structures written (`STRUCTURES`), frame by frame. Labels are in the calculator
+    of a frame. A module that keeps config_type, weight and all other ``info`` says
+    ``KEEPS_INFO = True``; of others `fdforce convert` says what is left out.
 ``recognises_training(path) -> bool``, ``read_training(path, *, units) -> Training``
     A training directory of another program as a configuration (`TRAINING`).
 
@@ -33,6 +35,11 @@ POTENTIALS: dict[str, str] = {
 
 STRUCTURES: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
+    "ani": "fdforce.formats.ani_hdf5",
+    "md17": "fdforce.formats.md17_npz",
+    "qm9": "fdforce.formats.qm9_xyz",
+    "ase-db": "fdforce.formats.ase_db",
+    "deepmd": "fdforce.formats.deepmd_npy",
 }
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 

@@ -51,11 +51,29 @@ AUTO = {
 """What ``auto`` means for each."""
 
 
-def with_numbers(settings):
-    """Optimizer settings with numbers in place of ``auto``."""
+BATCH_ATOMS, BATCH_STRUCTURES = 160, 8
+"""What a batch holds with ``batch_size = "auto"``: about so many atoms, structures at most.
+
+A step takes one direction from a batch, and a large structure alone holds enough of them: in the
+same time, liquid water of 192 atoms ends at 0.035 eV/Å with one structure and 0.086 with eight.
+"""
+
+
+def with_numbers(settings, structures=None):
+    """Optimizer settings with numbers in place of ``auto``.
+
+    Parameters
+    ----------
+    settings : OptimizerConfig
+    structures : Structures, optional
+        Those to train on; without them ``batch_size`` stays as it is.
+    """
     auto = {
         name: value
         for name, value in AUTO.get(settings.name, {}).items()
         if getattr(settings, name) == "auto"
     }
+    if settings.batch_size == "auto" and structures is not None:
+        number = round(BATCH_ATOMS * len(structures) / structures.n_atoms)
+        auto["batch_size"] = min(max(number, 1), BATCH_STRUCTURES)
     return dataclasses.replace(settings, **auto)
