@@ -38,7 +38,7 @@ from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.evaluation import groups
 from fdforce.full_batch import FullBatchTrainer
 from fdforce.kalman import KalmanTrainer
-from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
+from fdforce.model_file import damaged, make_model, model_contents, save_model
 from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
 from fdforce.pretraining import pretrained
@@ -59,10 +59,12 @@ from fdforce.reference_energies import reference_energies
 from fdforce.selection import ForceDraw
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, Progress, Trainer
+from fdforce.training_directory import with_training_directory
 from fdforce.transfer import (
     begin_unseen_elements,
     set_on_purpose,
     shifted_references,
+    start_model,
     with_model_of_start,
 )
 
@@ -133,7 +135,8 @@ def fit(
         own with its share of the threads; `on_epoch` and `progress` are not called then.
     **settings
         Overrides: keys of the configuration (``train=[...]``, ``epochs=100``) or whole tables
-        (``optimizer={"learning_rate": 1e-3}``).
+        (``optimizer={"learning_rate": 1e-3}``). ``train`` may be a training directory of another
+        program, and ``units`` says its units (`fdforce.training_directory`).
 
     Returns
     -------
@@ -160,6 +163,9 @@ def fit(
         config = configure_resumed(directory, settings)
         checkpoint = load_checkpoint(directory / "checkpoint.npz")
     else:
+        config, settings, notes = with_training_directory(config, settings)
+        for note in notes:
+            log(note)
         config = configure(config, settings)
         directory, checkpoint = new_directory(out, config), None
     if config.training.device != "cpu":
@@ -267,7 +273,7 @@ class _Run:
                 return make_model(header["model"], arrays)
         settings = self.config.training
         if settings.start_from:
-            return load_model(settings.start_from, precision=settings.precision)
+            return start_model(settings.start_from, settings.precision)
         return new_model(self.config, train.elements)
 
     def _prepare_model(self, train, pairs):

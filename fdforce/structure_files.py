@@ -100,10 +100,10 @@ def read_one(path: str | Path, index: int = -1) -> Atoms:
 def iterate_file(path: str | Path) -> Iterator[Atoms]:
     """The structures of a file one after another, as `read_file` reads them."""
     path = Path(path)
-    if not path.exists():
+    module = recognised(path)  # first: a format may read options behind the name of a file
+    if module is None and not path.exists():
         hint = "; `fdforce convert` fetches public sets" if "public:" in path.name else ""
         raise DataError(f"{path}: no such file{hint}")
-    module = recognised(path)
     if module is None and path.is_dir():
         raise DataError(f"{path}: is a folder, not a data file, and none that fdforce knows")
     if path.is_file() and path.stat().st_size == 0:

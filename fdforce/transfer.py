@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +12,18 @@ from fdforce import archive
 from fdforce.config import Config, default_config, keys_of, override
 from fdforce.errors import ConfigError, ModelFileError
 from fdforce.evaluation import predict
-from fdforce.model_file import FORMAT, VERSION, damaged
+from fdforce.formats import recognised_training
+from fdforce.model_file import (
+    FORMAT,
+    VERSION,
+    damaged,
+    in_precision,
+    make_model,
+    model_contents,
+)
 from fdforce.models.network_settings import shorten, spell_out
 from fdforce.reference_energies import reference_energies
+from fdforce.training_directory import UNITS
 
 
 def frozen(model, n_layers: int) -> np.ndarray:
@@ -116,9 +126,34 @@ def set_on_purpose(config: Config) -> dict:
     }  # fmt: skip
 
 
+def start_contents(path) -> tuple[dict, dict]:
+    """Header and arrays of what training.start_from names.
+
+    Parameters
+    ----------
+    path : str
+        A model file, or a training directory of another program with its potential.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    directory = recognised_training(Path(path))
+    if directory is None:
+        return archive.read_archive(path, FORMAT, VERSION, ModelFileError)
+    return model_contents(directory.read_potential(Path(path), units=UNITS))
+
+
+def start_model(path, precision: str):
+    """The model that training.start_from names, with kernels in a precision."""
+    header, arrays = start_contents(path)
+    with damaged(path, ModelFileError):
+        return in_precision(make_model(header, arrays), precision)
+
+
 def _table(path) -> dict:
-    """The table [model] that a model file corresponds to."""
-    header, arrays = archive.read_archive(path, FORMAT, VERSION, ModelFileError)
+    """The table [model] that the model to start from corresponds to."""
+    header, arrays = start_contents(path)
     if "members" in header:
         raise ConfigError(
             f"training.start_from = {path}: is an ensemble; name the model of one member, "
@@ -182,9 +217,10 @@ def begin_unseen_elements(model, batches, seed: int) -> None:
     seed : int
         Of the parameters.
     """
-    seen = model.feature_mean.any(axis=1)
     mean, scale = model.feature_mean, model.feature_scale
     least, largest = model.feature_min, model.feature_max
+    # a model without ranges comes from another program and knows all its elements
+    seen = np.ones(len(mean), bool) if least is None else least[:, 0] <= largest[:, 0]
     model.standardise(batches)
     if least is not None:
         model.feature_min = np.minimum(least, model.feature_min)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fdforce.cli.messages import calibration_table, error_table
-from fdforce.cli.options import command, set_option
+from fdforce.cli.options import UNITS, command, set_option
 from fdforce.cli.termination import termination_as_interrupt
 from fdforce.examples import EXAMPLES
 
@@ -76,6 +76,11 @@ from fdforce.examples import EXAMPLES
     default=1,
     help="Members of an ensemble to train at a time, each with its share of the threads.",
 )
+@click.option(
+    "--units",
+    type=click.Choice(UNITS),
+    help="Of a training directory that does not say (n2p2); ev-angstrom by default.",
+)
 @set_option
 @click.option(
     "--resume",
@@ -83,10 +88,13 @@ from fdforce.examples import EXAMPLES
     help="Go on exactly where the run in this directory stopped; only its epochs, time, patience, "
     "threads and checkpoint interval can be changed.",
 )
-def fit(sources, example, valid, test, out, resume, processes, overrides, log_to, **training):
+def fit(
+    sources, example, valid, test, out, resume, processes, units, overrides, log_to, **training
+):
     """Train a potential to energies (eV), forces (eV/Å) and stresses (eV/Å³).
 
-    Give a configuration, or data files that ASE reads, or --example. Without settings the defaults
+    Give a configuration, or data files, or a training directory of another program (n2p2: input.nn
+    and input.data), or --example. Without settings the defaults
     are meant to give a good potential; `fdforce config` prints them all. Ctrl-C or a termination
     signal stops a run after a checkpoint; --resume goes on from there.
 
@@ -95,13 +103,14 @@ def fit(sources, example, valid, test, out, resume, processes, overrides, log_to
       fdforce fit --example --out runs/ethanol
       fdforce fit train.extxyz --valid 0.1 --test test.extxyz --max-time 600
       fdforce fit config.toml --set optimizer.learning_rate=0.001
+      fdforce fit n2p2-directory/ --units hartree-bohr --epochs 200
       fdforce fit --example --ensemble 8 --processes 2 --max-time 600
       fdforce fit --resume runs/ethanol
     """
-    _check_usage(sources, example, out, resume)
+    _check_usage(sources, example, out, resume, units)
     if log_to and processes > 1:
         raise click.UsageError("--log follows members that are trained in turn; drop --processes")
-    config, changes = _settings(sources, example, resume, overrides)
+    config, changes = _settings(sources, example, resume, units, overrides)
     _change(changes, "data", valid=_part(valid, "--valid"), test=_part(test, "--test"))
     stencil = training.pop("stencil")
     _change(changes, "training", **training)
@@ -109,7 +118,7 @@ def fit(sources, example, valid, test, out, resume, processes, overrides, log_to
     _run(config, changes, out, resume, processes, log_to)
 
 
-def _check_usage(sources, example, out, resume):
+def _check_usage(sources, example, out, resume, units):
     given = [name for name, value in (("data or configuration", sources), ("--example", example),
                                       ("--resume", resume)) if value]  # fmt: skip
     if not given:
@@ -118,15 +127,20 @@ def _check_usage(sources, example, out, resume):
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
     if resume and out:
         raise click.UsageError("--resume goes on in its own directory; leave --out out")
+    if units and not sources:
+        raise click.UsageError("--units are those of a training directory; name one")
     configs = [name for name in sources if name.endswith(".toml")]
+    if configs and units:
+        raise click.UsageError("--units are those of a training directory, not of a configuration")
     if configs and len(sources) > 1:
         raise click.UsageError(f"{configs[0]}: a configuration stands alone; name data inside it")
 
 
-def _settings(sources, example, resume, overrides):
+def _settings(sources, example, resume, units, overrides):
     """The configuration to start from, and changes to it that still have to be made."""
     from fdforce.config import config_from_dict, load_config, merge_overrides, override
     from fdforce.examples import EXAMPLE_SETTINGS, example_files
+    from fdforce.training_directory import with_training_directory
 
     if resume:
         config = None
@@ -136,7 +150,11 @@ def _settings(sources, example, resume, overrides):
     elif sources[0].endswith(".toml"):
         config = sources[0]
     else:
-        config = {"data": {"train": list(sources)}}
+        config, _, notes = with_training_directory(
+            {"data": {"train": list(sources)}}, {"units": units}
+        )
+        for note in notes:
+            click.echo(note)
     changes = merge_overrides(overrides)
     if changes and not resume:
         base = config_from_dict(config) if isinstance(config, dict) else load_config(config)

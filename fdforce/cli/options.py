@@ -4,6 +4,7 @@ import click
 
 from fdforce.cli.messages import debug_option
 
+UNITS = ("ev-angstrom", "hartree-bohr")
 STENCILS = ("central", "forward", "central4")
 
 

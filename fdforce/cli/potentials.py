@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
-from fdforce.cli.options import command, model_argument
+from fdforce.cli.options import UNITS, command, model_argument
 from fdforce.errors import FdforceError
 from fdforce.formats import POTENTIALS
-
-UNITS = ("ev-angstrom", "hartree-bohr")
 
 format_argument = click.argument("name", metavar="FORMAT", type=click.Choice(list(POTENTIALS)))
 

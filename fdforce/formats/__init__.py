@@ -28,10 +28,13 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-POTENTIALS: dict[str, str] = {}
+POTENTIALS: dict[str, str] = {
+    "n2p2": "fdforce.formats.n2p2",
+}
 """name -> module, for `fdforce import` and `fdforce export`."""
 
 STRUCTURES: dict[str, str] = {
+    "n2p2": "fdforce.formats.n2p2",
     "ani": "fdforce.formats.ani_hdf5",
     "md17": "fdforce.formats.md17_npz",
     "qm9": "fdforce.formats.qm9_xyz",
@@ -40,7 +43,9 @@ STRUCTURES: dict[str, str] = {
 }
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
-TRAINING: dict[str, str] = {}
+TRAINING: dict[str, str] = {
+    "n2p2": "fdforce.formats.n2p2",
+}
 """name -> module, for `fdforce fit DIRECTORY`."""
 
 

@@ -1,0 +1,15 @@
+"""n2p2 and RuNNer: potentials, structures (input.data) and training directories."""
+
+from fdforce.formats.n2p2.data import read_structures, recognises, write_structures
+from fdforce.formats.n2p2.potential import read_potential, write_potential
+from fdforce.formats.n2p2.training import read_training, recognises_training
+
+__all__ = [
+    "read_potential",
+    "read_structures",
+    "read_training",
+    "recognises",
+    "recognises_training",
+    "write_potential",
+    "write_structures",
+]
