@@ -67,10 +67,13 @@ class AnyModelConfig:
     kind: str = _key("elemental_networks", "family of models")
     descriptor: str = _key("power_spectrum", "family of descriptors; else that of the other keys")
     quadratic: bool = _key(False, "add all products of two features, as for quadratic SNAP")
-    hidden: list[int] = _key([32, 16], "widths of the hidden layers", minimum=1)
-    activation: str = _key(
+    hidden: list[int] | dict[str, list[int]] = _key(
+        [32, 16], "widths of the hidden layers, or a table element = widths", minimum=1
+    )
+    activation: str | list[str] | dict[str, str | list[str]] = _key(
         "silu",
-        "activation function of the hidden layers",
+        "activation function of the hidden layers; or a list, one for each layer, that of the "
+        "output last if it is not linear; or a table of either by element",
         choices=(
             "tanh",
             "sigmoid",
@@ -80,6 +83,13 @@ class AnyModelConfig:
             "celu",
             "relu",
             "linear",
+            "gaussian",
+            "cosine",
+            "reverse_sigmoid",
+            "exponential",
+            "harmonic",
+            "modified_tanh",
+            "twist",
         ),
     )
     elements: list[str] = _key([], "elements of the model, in order; [] = those of the data")
@@ -633,8 +643,9 @@ def _checked(table, keys, key, value, where):
         raise ConfigError(f"{where}: {_unknown_key(table, keys, key)}")
     field = keys[key]
     result = _converted(value, field.type)
-    if result is _NO or not _is_choice(result, field):
-        problem = f"expected {_expected(field)}{_nearest(value, field.metadata['choices'])}"
+    wrong = [value] if result is _NO else _no_choices(result, field)
+    if wrong:
+        problem = f"expected {_expected(field)}{_nearest(wrong[0], field.metadata['choices'])}"
     else:
         problem = _value_problem(result, field)
     if problem:
@@ -680,16 +691,23 @@ def _converted_dict(value, key_kind, value_kind):
     return _NO if _NO in items or any(item is _NO for item in items.values()) else items
 
 
-def _is_choice(value, field):
+def _no_choices(value, field):
+    """Strings in a value, its lists and tables, that are none of the choices of the key."""
     choices = field.metadata["choices"]
-    return not (choices and isinstance(value, str)) or value in choices
+    strings = [item for item in _items(value) if isinstance(item, str)]
+    return [item for item in strings if choices and item not in choices]
+
+
+def _items(value):
+    """Numbers and strings in a value, its lists and tables."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [part for item in value for part in _items(item)] if isinstance(value, list) else [value]
 
 
 def _value_problem(value, field):
     """What is wrong with a value of the right type, or None."""
-    items = value if isinstance(value, list) else [value]
-    items = list(value.values()) if isinstance(value, dict) else items
-    items = [part for item in items for part in (item if isinstance(item, list) else [item])]
+    items = _items(value)
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
         return "must be finite"
     if not all(_in_range(item, field.metadata) for item in items if not isinstance(item, str)):
@@ -812,12 +830,15 @@ def _expected(field):
         list[float]: "a list of numbers",
         dict[str, float]: "a table of numbers",
         dict[str, list[float]]: "a table of lists of numbers",
+        dict[str, list[int]]: "a table of lists of integers",
+        dict[str, str | list[str]]: "a table of either",
     }
     if field.metadata.get("files"):
         names |= {float: "a fraction", str: "a file", list[str]: "a list of files"}
     choices = ", ".join(f'"{choice}"' for choice in field.metadata["choices"])
     if choices:
         names[str] = f"one of {choices}" if len(field.metadata["choices"]) > 1 else choices
+        names[list[str]] = "a list of these"
     options = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
     return ", or ".join(names[option] for option in options)
 

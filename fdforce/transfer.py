@@ -12,6 +12,7 @@ from fdforce.config import Config, default_config, keys_of, override
 from fdforce.errors import ConfigError, ModelFileError
 from fdforce.evaluation import predict
 from fdforce.model_file import FORMAT, VERSION, damaged
+from fdforce.models.network_settings import shorten, spell_out
 from fdforce.reference_energies import reference_energies
 
 
@@ -36,15 +37,19 @@ def frozen(model, n_layers: int) -> np.ndarray:
     """
     if not n_layers:
         return np.zeros(len(model.theta), dtype=bool)
-    sizes = [(n_in + 1) * n_out for n_in, n_out in zip(model.widths[:-1], model.widths[1:])]
-    if n_layers >= len(sizes):
+    fewest = min(map(len, model.element_layers))
+    if n_layers >= fewest:
         raise ConfigError(
-            f"training.frozen_layers = {n_layers}: the networks have {len(sizes)} layers with that "
+            f"training.frozen_layers = {n_layers}: the networks have {fewest} layers with that "
             "of the output, and one at least must be trained"
         )
-    mask = np.zeros((len(model.elements), sum(sizes)), dtype=bool)
-    mask[:, : sum(sizes[:n_layers])] = True
-    return mask.ravel()
+    return np.concatenate(
+        [
+            np.full(rows * columns, k < n_layers)
+            for shapes in model.element_layers
+            for k, (rows, columns) in enumerate(shapes)
+        ]
+    )
 
 
 def with_model_of_start(config: Config, given: Mapping) -> Config:
@@ -89,14 +94,15 @@ def with_model_of_start(config: Config, given: Mapping) -> Config:
 
 
 def _resolved(config: Config, described: Config) -> dict:
-    """The table [model] as a descriptor understands it: "auto" and one value for all spelt out."""
+    """The table [model] as a model understands it: "auto" and one value for all spelt out."""
     from fdforce.descriptors import DESCRIPTORS
 
-    table = vars(config.model)
+    table, elements = vars(config.model), described.model.elements
     family = DESCRIPTORS[config.model.descriptor]
     own = {key: table[key] for key in family.setting_help}
-    spelt_out = family(elements=described.model.elements, **own).settings
-    return {**spelt_out, **table, **{key: spelt_out[key] for key in own}}
+    spelt_out = family(elements=elements, **own).settings
+    networks = shorten(elements, *spell_out(elements, table["hidden"], table["activation"]))
+    return {**spelt_out, **table, **{key: spelt_out[key] for key in own}, **networks}
 
 
 def set_on_purpose(config: Config) -> dict:
@@ -185,4 +191,5 @@ def begin_unseen_elements(model, batches, seed: int) -> None:
     model.feature_mean = np.where(seen[:, None], mean, model.feature_mean)
     model.feature_scale = np.where(seen[:, None], scale, model.feature_scale)
     fresh = type(model)(model.descriptor, seed=seed, **model.settings).theta
-    model.theta = np.where(np.repeat(seen, len(fresh) // len(seen)), model.theta, fresh)
+    sizes = [sum(rows * columns for rows, columns in shapes) for shapes in model.element_layers]
+    model.theta = np.where(np.repeat(seen, sizes), model.theta, fresh)

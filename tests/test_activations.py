@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fdforce.kernels.cpu.activations import CODES, activate
-from fdforce.models.elemental_networks import ACTIVATIONS
+from fdforce.models.network_settings import ACTIVATIONS
 from tests.naive import networks
 
 COMPLEX_STEP = 1e-30
@@ -81,7 +81,7 @@ def test_exponential_over_its_range():
     assert slope == pytest.approx(np.exp(z), rel=2e-15)
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "exponential"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
 def test_extreme_arguments_stay_finite(name, dtype):
     value, slope = value_and_slope(name, np.array([-1e3, -100.0, 0.0, 100.0, 1e3], dtype))
@@ -97,10 +97,30 @@ def test_extreme_arguments_stay_finite(name, dtype):
         "celu": (-1, 1e3),
         "relu": (0, 1e3),
         "linear": (-1e3, 1e3),
+        "gaussian": (0, 0),
+        "cosine": (np.cos(1e3), np.cos(1e3)),
+        "reverse_sigmoid": (1, 0),
+        "harmonic": (1e6, 1e6),
+        "modified_tanh": (-1.7159, 1.7159),
+        "twist": (-101.7159, 101.7159),
     }[name]
     assert value[[0, -1]].real == pytest.approx(ends, rel=1e-6, abs=1e-30)
-    ends = {"tanh": (0, 0), "sigmoid": (0, 0), "linear": (1, 1)}.get(name, (0, 1))
+    ends = {
+        "linear": (1, 1),
+        "cosine": (np.sin(1e3), -np.sin(1e3)),
+        "harmonic": (-2e3, 2e3),
+        "twist": (0.1, 0.1),
+        **dict.fromkeys(("softplus", "shifted_softplus", "silu", "celu", "relu"), (0, 1)),
+    }.get(name, (0, 0))
     assert slope[[0, -1]].real == pytest.approx(ends, rel=1e-6, abs=1e-30)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponential_overflows_to_infinity(dtype):
+    """As it must: a number would be wrong."""
+    value, slope = value_and_slope("exponential", np.array([-1e3, 1e3], dtype))
+    assert value.tolist() == [np.inf, 0]
+    assert slope.tolist() == [-np.inf, 0]
 
 
 @each

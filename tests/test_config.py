@@ -191,6 +191,9 @@ def test_absolute_paths_understands_home_and_folder(monkeypatch):
         ("model.hidden = [ 15, 15, ]", [15, 15]),
         ("model.activation=silu", "silu"),
         ('model.activation="silu"', "silu"),
+        ("model.activation=[silu, tanh]", ["silu", "tanh"]),
+        ('model.activation={O = "silu", H = ["tanh"]}', {"O": "silu", "H": ["tanh"]}),
+        ("model.hidden={O = [4, 3], H = []}", {"O": [4, 3], "H": []}),
         ("data.train=a.xyz", ["a.xyz"]),
         ("data.train=a.xyz,b.xyz", ["a.xyz,b.xyz"]),
         ("data.train=[a.xyz, b.xyz]", ["a.xyz", "b.xyz"]),
@@ -280,6 +283,15 @@ def test_unknown_names(tmp_path, text, expected):
     assert message(load_config, path) == f"{path}: {expected}"
 
 
+def no_activation(value):
+    return (
+        f'model.activation = {value}: expected one of "tanh", "sigmoid", "softplus", '
+        '"shifted_softplus", "silu", "celu", "relu", "linear", "gaussian", "cosine", '
+        '"reverse_sigmoid", "exponential", "harmonic", "modified_tanh", "twist", or a list of '
+        'these, or a table of either; did you mean "silu"?'
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -304,16 +316,30 @@ def test_unknown_names(tmp_path, text, expected):
         ("model.cutoff=-6.0", "model.cutoff = -6.0: must be more than 0"),
         ("model.angular_cutoff=nan", "model.angular_cutoff = nan: must be finite"),
         ("model.hidden=[15,0]", "model.hidden = [15, 0]: every item must be at least 1"),
-        ("model.hidden=15", "model.hidden = 15: expected a list of integers"),
-        ("model.hidden=[15.0]", "model.hidden = [15.0]: expected a list of integers"),
-        ("model.hidden=15,15", 'model.hidden = "15,15": expected a list of integers'),
+        (
+            "model.hidden=15",
+            "model.hidden = 15: expected a list of integers, or a table of lists of integers",
+        ),
+        (
+            "model.hidden=[15.0]",
+            "model.hidden = [15.0]: expected a list of integers, or a table of lists of integers",
+        ),
+        (
+            "model.hidden=15,15",
+            'model.hidden = "15,15": expected a list of integers, or a table of lists of integers',
+        ),
+        (
+            "model.hidden={O=4}",
+            "model.hidden = { O = 4 }: expected a list of integers, or a table of lists of "
+            "integers",
+        ),
+        ("model.hidden={O=[0]}", "model.hidden = { O = [0] }: must be at least 1"),
         ("model.elements=[1]", "model.elements = [1]: expected a list of strings"),
         ('model.elements=[""]', 'model.elements = [""]: no item may be empty'),
-        (
-            "model.activation=Silu",
-            'model.activation = "Silu": expected one of "tanh", "sigmoid", "softplus", '
-            '"shifted_softplus", "silu", "celu", "relu", "linear"; did you mean "silu"?',
-        ),
+        ("model.activation=Silu", no_activation('"Silu"')),
+        ("model.activation=[tanh, Silu]", no_activation('["tanh", "Silu"]')),
+        ("model.activation={O = 'Silu'}", no_activation('{ O = "Silu" }')),
+        ("model.activation={O = ['Silu']}", no_activation('{ O = ["Silu"] }')),
         (
             "model.baseline=3",
             'model.baseline = 3: expected one of "zbl", "zbl_lammps", "calculator", "none"',
@@ -436,6 +462,10 @@ TEXT = st.text(max_size=12)
 FILES = st.text("abcé \"'\\#=[]\x7f\t", min_size=1, max_size=8).map(lambda name: f"/d/{name}z")
 
 
+WIDTHS = st.lists(st.integers(1, 10**20), max_size=3)
+NAMES = st.sampled_from(TABLES["model"]["activation"].metadata["choices"])
+
+
 def values_of(table, key):
     """A strategy for the valid values of a key, from its type and rules."""
     field, default = TABLES[table][key], getattr(getattr(default_config(), table), key)
@@ -450,7 +480,10 @@ def values_of(table, key):
     special = {
         "train": st.lists(FILES, max_size=3),
         "elements": st.lists(st.text(min_size=1, max_size=3), max_size=3),
-        "hidden": st.lists(st.integers(1, 10**20), max_size=3),
+        "hidden": WIDTHS | st.dictionaries(TEXT, WIDTHS, max_size=2),
+        "activation": NAMES
+        | st.lists(NAMES, max_size=3)
+        | st.dictionaries(TEXT, NAMES | st.lists(NAMES, max_size=3), max_size=2),
         "reference_energies": st.sampled_from(rules["choices"])
         | st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
         "epsilon": st.just("auto") | numbers,

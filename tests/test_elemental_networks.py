@@ -9,7 +9,8 @@ from fdforce.descriptors import Chebyshev
 from fdforce.errors import ConfigError
 from fdforce.kernels.cpu.networks import networks_forward, networks_gradient
 from fdforce.models import MODELS, ElementalNetworks
-from fdforce.models.elemental_networks import ACTIVATIONS, mean_square
+from fdforce.models.elemental_networks import mean_square
+from fdforce.models.network_settings import ACTIVATIONS
 from tests.checks import COMPLEX_STEP, batch_of, relative, symmetric
 from tests.naive import chebyshev as naive_chebyshev
 from tests.naive import networks as naive
@@ -18,10 +19,21 @@ from tests.systems import SYSTEMS
 OPTIONS = dict(radial_cutoff=4.5, radial_order=5, angular_cutoff=3.5, angular_order=3)
 NAMES = ["left_handed", "dimer", "two_species", "single_atom"]
 ELEMENTS = ("Ti", "O")
-HIDDEN = [(), (6,), (7, 4), (5, 4, 3)]
+DEEP_TI = {"Ti": (5, 4, 3), "O": (6,)}
+HIDDEN = [(), (6,), (7, 4), (5, 4, 3), DEEP_TI, {"Ti": (), "O": (4, 3)}]
+NETWORKS = [
+    *((hidden, "tanh") for hidden in HIDDEN),
+    *(((7, 4), activation) for activation in ACTIVATIONS),
+    *(((3,), ("tanh", activation)) for activation in ACTIVATIONS),  # of the output
+    ((5, 4), ("silu", "cosine")),
+    ((5, 4), {"Ti": ("twist", "gaussian"), "O": ("linear", "celu", "softplus")}),
+    (DEEP_TI, {"Ti": ("gaussian", "twist", "cosine", "sigmoid"), "O": "modified_tanh"}),
+    ((), {"Ti": ("harmonic",), "O": "linear"}),
+]
 
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 each_depth = pytest.mark.parametrize("hidden", HIDDEN)
+each_network = pytest.mark.parametrize(("hidden", "activation"), NETWORKS)
 
 
 def frames():
@@ -57,9 +69,8 @@ def loops(model, batch, theta=None):
 # Energies
 
 
-@each_depth
-@each_activation
-def test_energies_are_those_of_the_loops(activation, hidden):
+@each_network
+def test_energies_are_those_of_the_loops(hidden, activation):
     model, batch = example(hidden, activation)
     state = model.forward(batch)
     # features to 1e-13, atoms of energy 1
@@ -83,7 +94,7 @@ def test_initial_parameters():
     one, same, other = (ElementalNetworks(descriptor, (300,), seed=s) for s in (1, 1, 2))
     assert (one.theta == same.theta).all()
     assert not (one.theta == other.theta).any(where=one.theta != 0)
-    (weights, biases), (last, _) = naive.layers_of(one.theta, 1, descriptor.n_features, (300,))
+    (weights, biases), (last, _) = naive.layers_of(one.theta, 1, descriptor.n_features, one.hidden)
     # variance 1 / n_in from 6000 and 300 draws: 1 % and 4 %, times three
     assert weights.std() == pytest.approx(descriptor.n_features**-0.5, rel=0.03)
     # an activation that halves the mean square doubles the variance of the next layer
@@ -106,9 +117,8 @@ def test_float32_energies(hidden):
 # Forces
 
 
-@each_depth
-@each_activation
-def test_forces_and_virials_are_slopes_of_the_energy(activation, hidden):
+@each_network
+def test_forces_and_virials_are_slopes_of_the_energy(hidden, activation):
     model, batch = example(hidden, activation)
     forces, virial = model.forces(model.forward(batch))
     assert forces.shape == batch.positions.shape
@@ -168,9 +178,8 @@ def test_forces_of_a_displaced_batch():
 # Gradient
 
 
-@each_depth
-@each_activation
-def test_gradient_is_the_complex_step_in_theta(activation, hidden):
+@each_network
+def test_gradient_is_the_complex_step_in_theta(hidden, activation):
     model, batch = example(hidden, activation)
     rng = np.random.default_rng(7)
     weights = rng.normal(size=len(batch))
@@ -246,16 +255,16 @@ def test_float32_differences_keep_their_digits():
     x = rng.normal(size=(1, 1000, 6)) + 1e-4 * np.array([1, -1])[:, None, None]
     x = x.reshape(-1, 6).astype(np.float32)
     weights = np.repeat([5e3, -5e3], 1000)
-    widths, tiles = np.array([6, 4, 1]), np.array([[0, 0, 1000]])
+    widths, tiles = np.array([[6, 4, 1]]), np.array([[0, 0, 1000]])
     chunks, start = np.array([0, 1]), np.array([0, 2000])
     theta = rng.normal(size=33).astype(np.float32)
 
     def gradient(dtype, paired):
-        hidden, slopes = np.zeros((2, 8000), dtype)
+        hidden, slopes = np.zeros(8000, dtype), np.zeros(10000, dtype)
         numbers = x.astype(dtype), theta.astype(dtype)
-        code = ACTIVATIONS.index("linear")
+        codes = np.full((1, 2), ACTIVATIONS.index("linear"))
         output = np.zeros(2000)
-        networks_forward(*numbers, widths, code, start, 2, tiles, chunks, hidden, slopes, output)
+        networks_forward(*numbers, widths, codes, start, 2, tiles, chunks, hidden, slopes, output)
         d_theta = np.zeros((1, 33))
         networks_gradient(
             numbers[0], hidden, slopes, weights, numbers[1], widths, start, 2, paired,

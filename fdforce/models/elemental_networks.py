@@ -7,18 +7,14 @@ atom's element on its standardised features. Behler and Parrinello, Phys. Rev. L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from fdforce.errors import ConfigError
-
-ACTIVATIONS = (
-    "tanh", "sigmoid", "softplus", "shifted_softplus", "silu", "celu", "relu", "linear",
-)  # fmt: skip
-"""Names of the codes in kernels/cpu/activations.py."""
+from fdforce.models.network_settings import shorten, spell_out
 
 TYPICAL_INPUT = 40.0
 """Sum of the standard deviations of the features beyond which they are scaled down."""
@@ -45,6 +41,7 @@ class State:
     baseline: object = None
 
 
+@cache
 def mean_square(activation: str) -> float:
     """Mean of the squared activation of a standard normal variable, by Gauss-Hermite quadrature."""
     from fdforce.kernels.cpu.activations import CODES, activate
@@ -62,10 +59,12 @@ class ElementalNetworks:
     ----------
     descriptor : object
         With `elements`, `cutoff`, `n_features`, `forward` and `backward` (descriptors/).
-    hidden : sequence of int
-        Widths of the hidden layers; none makes a linear model.
-    activation : str
-        One of `ACTIVATIONS`.
+    hidden : sequence of int, or dict of str to sequence of int
+        Widths of the hidden layers, the same for all elements or those of each; none makes a linear
+        model.
+    activation : str or sequence of str, or dict of str to either
+        One of `network_settings.ACTIVATIONS` for all hidden layers, with a linear output; or one
+        for each hidden layer and, where wanted, one more for the output.
     seed : int
         Of the initial weights, normal such that layers keep the variance; biases are zero.
     dtype : float32 or float64
@@ -75,6 +74,10 @@ class ElementalNetworks:
     ----------
     theta : ndarray, shape (P,), float64
         For each element and each layer the weights (n_in, n_out) and then the biases (n_out,).
+    hidden : tuple of tuple of int
+        Widths of the hidden layers of every element.
+    activation : tuple of tuple of str
+        Activations of every element, one for each hidden layer and one for the output.
     reference_energies : ndarray, shape (n_elements,), eV
     scale : float, eV
         Unit of the network outputs.
@@ -89,7 +92,8 @@ class ElementalNetworks:
     Raises
     ------
     ConfigError
-        An unknown activation or a width below 1.
+        An unknown activation, a width below 1, a wrong number of activations, or a table whose
+        elements are not those of the descriptor.
     """
 
     kind = "elemental_networks"
@@ -98,21 +102,14 @@ class ElementalNetworks:
     def __init__(
         self,
         descriptor,
-        hidden: Sequence[int] = (40, 40),
-        activation: str = "silu",
+        hidden: Sequence[int] | Mapping[str, Sequence[int]] = (40, 40),
+        activation: str | Sequence[str] | Mapping[str, str | Sequence[str]] = "silu",
         *,
         seed: int = 0,
         dtype=np.float64,
     ):
-        if activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"model.activation = {activation!r}: choose one of {', '.join(ACTIVATIONS)}"
-            )
-        if any(width < 1 for width in hidden):
-            raise ConfigError(f"model.hidden = {list(hidden)}: widths must be at least 1")
         self.descriptor = descriptor
-        self.hidden = tuple(int(width) for width in hidden)
-        self.activation = activation
+        self.hidden, self.activation = spell_out(self.elements, hidden, activation)
         self.dtype = np.dtype(dtype)
         n_elements = len(self.elements)
         self.reference_energies = np.zeros(n_elements)
@@ -135,19 +132,54 @@ class ElementalNetworks:
 
     @property
     def settings(self) -> dict:
-        """Arguments, besides the descriptor, that make a network of the same shape."""
-        return {"hidden": list(self.hidden), "activation": self.activation}
+        """Arguments, besides the descriptor, that make networks of the same shape."""
+        return shorten(self.elements, self.hidden, self.activation)
 
     @cached_property
     def widths(self) -> np.ndarray:
-        """Of every layer, features and output included."""
-        return np.array([self.descriptor.n_features, *self.hidden, 1], dtype=np.int64)
+        """Of every element and layer, features and output included, (n_elements, n_layers + 1).
+
+        0 beyond the last layer of a network with fewer layers than others.
+        """
+        rows = [[self.descriptor.n_features, *hidden, 1] for hidden in self.hidden]
+        longest = max(map(len, rows))
+        return np.array([row + [0] * (longest - len(row)) for row in rows], dtype=np.int64)
+
+    @cached_property
+    def _activation_codes(self) -> np.ndarray:
+        """Of every element and layer, (n_elements, n_layers), as the kernels take them."""
+        from fdforce.kernels.cpu.activations import CODES
+
+        codes = np.full((len(self.elements), self.widths.shape[1] - 1), CODES["linear"])
+        for row, names in zip(codes, self.activation, strict=True):
+            row[: len(names)] = [CODES[name] for name in names]
+        return codes
+
+    @property
+    def element_layers(self) -> list[list[tuple[int, int]]]:
+        """Shapes of the matrices in theta, a list for each element, biases the last row of each."""
+        n = self.descriptor.n_features
+        widths = [(n, *hidden, 1) for hidden in self.hidden]
+        return [[(a + 1, b) for a, b in pairwise(own)] for own in widths]
 
     @property
     def layers(self) -> list[tuple[int, int]]:
         """Shapes of the matrices in theta: of every element and layer, biases the last row."""
-        shapes = zip(self.widths[:-1] + 1, self.widths[1:], strict=True)
-        return [(int(rows), int(columns)) for rows, columns in shapes] * len(self.elements)
+        return [shape for shapes in self.element_layers for shape in shapes]
+
+    def matrices(self) -> list[list[np.ndarray]]:
+        """The layers of every element, (n_in + 1, n_out) with the biases as last row.
+
+        They are views of theta: what is written into them is written into the model.
+        """
+        begin, networks = 0, []
+        for shapes in self.element_layers:
+            networks.append([])
+            for rows, columns in shapes:
+                end = begin + rows * columns
+                networks[-1].append(self.theta[begin:end].reshape(rows, columns))
+                begin = end
+        return networks
 
     def thinned(self, share: float, rng) -> np.ndarray:
         """Factors of theta that leave out a share of the hidden units.
@@ -156,22 +188,23 @@ class ElementalNetworks:
         sums keep their mean (Srivastava et al., J. Mach. Learn. Res. 15, 1929 (2014)).
         """
         factors = []
-        for k, (rows, columns) in enumerate(self.layers):
-            kept = np.ones(rows)
-            if k % (len(self.widths) - 1):  # not the features
-                kept[:-1] = (rng.random(rows - 1) >= share) / (1 - share)
-            factors.append(np.repeat(kept, columns))
+        for shapes in self.element_layers:
+            for k, (rows, columns) in enumerate(shapes):
+                kept = np.ones(rows)
+                if k:  # not the features
+                    kept[:-1] = (rng.random(rows - 1) >= share) / (1 - share)
+                factors.append(np.repeat(kept, columns))
         return np.concatenate(factors)
 
     def _initial_parameters(self, seed):
         """Normal weights under which every layer keeps the variance of the one before."""
         rng, parts = np.random.default_rng(seed), []
-        power = mean_square(self.activation)
-        for _ in self.elements:
+        for shapes, activations in zip(self.element_layers, self.activation, strict=True):
             inputs = np.sum(self._input_scale**2)
-            for n_in, n_out in zip(self.widths[:-1], self.widths[1:], strict=True):
-                parts += [rng.normal(scale=inputs**-0.5, size=n_in * n_out), np.zeros(n_out)]
-                inputs = n_out * power
+            for (rows, n_out), activation in zip(shapes, activations, strict=True):
+                size = (rows - 1) * n_out
+                parts += [rng.normal(scale=inputs**-0.5, size=size), np.zeros(n_out)]
+                inputs = n_out * mean_square(activation)
         return np.concatenate(parts)
 
     @cached_property
@@ -187,9 +220,9 @@ class ElementalNetworks:
 
     def scale_outputs(self, factor: float) -> None:
         """Multiply the weights and biases of the last layers."""
-        theta = self.theta.reshape(len(self.elements), -1).copy()
-        theta[:, -(self.widths[-2] + 1) :] *= factor
-        self.theta = theta.ravel()
+        self.theta = self.theta.copy()
+        for *_, last in self.matrices():
+            last *= factor
 
     def standardise(self, batches) -> None:
         """Set mean, scale and range of the features, per element, to those of a data set.
@@ -259,15 +292,18 @@ class ElementalNetworks:
 
     def outputs(self, batch, features):
         """Network outputs of every row, and the layers that the backward passes need."""
-        from fdforce.kernels.cpu.activations import CODES
         from fdforce.kernels.cpu.networks import networks_forward
 
-        n_hidden = batch.n_atoms * sum(self.hidden)
-        hidden, slopes = (np.empty(n_hidden, features.dtype) for _ in range(2))
+        n_units = sum(
+            (rows.stop - rows.start) * sum(widths)
+            for rows, widths in zip(batch.species_rows, self.hidden, strict=True)
+        )
+        hidden = np.empty(n_units, features.dtype)
+        slopes = np.empty(n_units + batch.n_atoms, features.dtype)
         output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
         networks_forward(
             features, self.theta.astype(features.dtype, copy=False), self.widths,
-            CODES[self.activation], batch.species_start, batch.n_replicas,
+            self._activation_codes, batch.species_start, batch.n_replicas,
             batch.tiles, batch.tile_chunks, hidden, slopes, output,
         )  # fmt: skip
         return output, hidden, slopes

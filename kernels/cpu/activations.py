@@ -10,7 +10,10 @@ from numba.extending import intrinsic, overload
 
 FLAGS = {"contract", "nsz", "arcp"}
 
-TANH, SIGMOID, SOFTPLUS, SHIFTED_SOFTPLUS, SILU, CELU, RELU, LINEAR = range(8)
+(
+    TANH, SIGMOID, SOFTPLUS, SHIFTED_SOFTPLUS, SILU, CELU, RELU, LINEAR,
+    GAUSSIAN, COSINE, REVERSE_SIGMOID, EXPONENTIAL, HARMONIC, MODIFIED_TANH, TWIST,
+) = range(15)  # fmt: skip
 CODES = {
     "tanh": TANH,
     "sigmoid": SIGMOID,
@@ -20,8 +23,18 @@ CODES = {
     "celu": CELU,
     "relu": RELU,
     "linear": LINEAR,
+    "gaussian": GAUSSIAN,
+    "cosine": COSINE,
+    "reverse_sigmoid": REVERSE_SIGMOID,
+    "exponential": EXPONENTIAL,
+    "harmonic": HARMONIC,
+    "modified_tanh": MODIFIED_TANH,
+    "twist": TWIST,
 }
-"""name -> code of `activate`."""
+"""name -> code of `activate`; those after linear are of n2p2, the last two of ænet."""
+
+# ænet: 1.7159 tanh(2 x / 3), and that + 0.1 x (LeCun et al., Efficient BackProp, 1998)
+STRETCH, STEEPNESS, TWISTING = 1.7159, 2.0 / 3.0, 0.1
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -125,6 +138,45 @@ def activate(code, a, slope):
             positive = a[k].real > 0.0
             a[k] = a[k] if positive else 0.0 * a[k]
             slope[k] = 1.0 if positive else 0.0
+    elif code == GAUSSIAN:
+        for k in range(n):
+            x = a[k]
+            h = _exp(-0.5 * x * x)
+            a[k] = h
+            slope[k] = -x * h
+    elif code == COSINE:
+        for k in range(n):
+            x = a[k]
+            a[k] = np.cos(x)
+            slope[k] = -np.sin(x)
+    elif code == REVERSE_SIGMOID:
+        for k in range(n):
+            x = a[k]
+            back = x.real > 0.0
+            e = _exp(-x if back else x)
+            inverse = 1.0 / (1.0 + e)
+            a[k] = e * inverse if back else inverse
+            slope[k] = -e * inverse * inverse
+    elif code == EXPONENTIAL:
+        for k in range(n):
+            h = np.exp(-a[k])  # of either sign
+            a[k] = h
+            slope[k] = -h
+    elif code == HARMONIC:
+        for k in range(n):
+            x = a[k]
+            a[k] = x * x
+            slope[k] = 2.0 * x
+    elif code in (MODIFIED_TANH, TWIST):
+        twisting = TWISTING if code == TWIST else 0.0
+        for k in range(n):
+            x = a[k]
+            back = x.real > 0.0
+            e = _exp(-2.0 * STEEPNESS * x if back else 2.0 * STEEPNESS * x)
+            h = (1.0 - e) / (1.0 + e)
+            h = h if back else -h
+            a[k] = STRETCH * h + twisting * x
+            slope[k] = STRETCH * STEEPNESS * (1.0 - h * h) + twisting
     else:
         for k in range(n):
             slope[k] = 1.0

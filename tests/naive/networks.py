@@ -15,17 +15,26 @@ ACTIVATIONS = {
     "celu": lambda z: np.where(z.real > 0, z, CELU_ALPHA * (np.exp(z / CELU_ALPHA) - 1)),
     "relu": lambda z: np.where(z.real > 0, z, 0),
     "linear": lambda z: z,
+    "gaussian": lambda z: np.exp(-(z**2) / 2),
+    "cosine": np.cos,
+    "reverse_sigmoid": lambda z: 1 - 1 / (1 + np.exp(-z)),
+    "exponential": lambda z: np.exp(-z),
+    "harmonic": lambda z: z**2,
+    "modified_tanh": lambda z: 1.7159 * np.tanh(2 * z / 3),
+    "twist": lambda z: 1.7159 * np.tanh(2 * z / 3) + 0.1 * z,
 }
 
 
 def layers_of(theta, z, n_features, hidden):
-    """Weights (n_in, n_out) and biases of every layer of element z.
+    """Weights (n_in, n_out) and biases of every layer of element z; `hidden` of every element.
 
     theta holds, element after element and layer after layer, weights row by row and then biases.
     """
-    widths = [n_features, *hidden, 1]
-    sizes = [(a + 1) * b for a, b in pairwise(widths)]
-    at, layers = z * sum(sizes), []
+    at = 0
+    for own in hidden[:z]:
+        for n_in, n_out in pairwise([n_features, *own, 1]):
+            at += (n_in + 1) * n_out
+    widths, layers = [n_features, *hidden[z], 1], []
     for n_in, n_out in pairwise(widths):
         weights = np.array([theta[at + i * n_out : at + (i + 1) * n_out] for i in range(n_in)])
         at += n_in * n_out
@@ -34,17 +43,17 @@ def layers_of(theta, z, n_features, hidden):
     return layers
 
 
-def atom_energy(features, layers, activation, scale=1.0, reference=0.0):
+def atom_energy(features, layers, activations, scale=1.0, reference=0.0):
     """E0 + scale * y of one atom."""
     h = features
-    for k, (weights, biases) in enumerate(layers):
+    for (weights, biases), activation in zip(layers, activations, strict=True):
         z = np.array(
             [
                 sum(h[i] * weights[i, o] for i in range(len(h))) + biases[o]
                 for o in range(len(biases))
             ]
         )
-        h = z if k == len(layers) - 1 else ACTIVATIONS[activation](z)
+        h = ACTIVATIONS[activation](z)
     return reference + scale * h[0]
 
 
@@ -55,5 +64,6 @@ def energies(features, species, offsets, theta, model):
         standardised = (row - model.feature_mean[z]) * model.feature_scale[z]
         layers = layers_of(theta, z, len(row), model.hidden)
         reference = model.reference_energies[z]
-        atoms.append(atom_energy(standardised, layers, model.activation, model.scale, reference))
+        activations = model.activation[z]
+        atoms.append(atom_energy(standardised, layers, activations, model.scale, reference))
     return np.array([sum(atoms[a:b]) for a, b in pairwise(offsets)])
