@@ -144,7 +144,10 @@ class ElementalChebyshev:
             n, rows = descriptor.n_features, batch.species_rows[z]
             own = _around(batch, z)
             part, densities = descriptor.forward(
-                own, np.ascontiguousarray(mean[:, :n]), np.ascontiguousarray(scale[:, :n]), keep=keep
+                own,
+                np.ascontiguousarray(mean[:, :n]),
+                np.ascontiguousarray(scale[:, :n]),
+                keep=keep,
             )
             if features is None:
                 features = np.zeros((batch.n_atoms, self.n_features), part.dtype)

@@ -291,6 +291,10 @@ class SymmetryFunctions:
         """Number of functions of each element."""
         return list(map(len, self._functions))
 
+    def functions_of(self, element: str) -> list[Function]:
+        """Functions of a central element, in the order of its features."""
+        return list(self._functions[self.elements.index(element)])
+
     @property
     def labels(self) -> list[str]:
         """A name for every feature, in order."""

@@ -26,13 +26,19 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-POTENTIALS: dict[str, str] = {}
+POTENTIALS: dict[str, str] = {
+    "aenet": "fdforce.formats.aenet",
+}
 """name -> module, for `fdforce import` and `fdforce export`."""
 
-STRUCTURES: dict[str, str] = {}
+STRUCTURES: dict[str, str] = {
+    "aenet": "fdforce.formats.aenet",
+}
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
-TRAINING: dict[str, str] = {}
+TRAINING: dict[str, str] = {
+    "aenet": "fdforce.formats.aenet",
+}
 """name -> module, for `fdforce fit DIRECTORY`."""
 
 

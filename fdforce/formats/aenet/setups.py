@@ -232,8 +232,7 @@ def descriptor_of(setups: Sequence[Setup], elements: Sequence[str]):
         return SymmetryFunctions.from_aenet([str(setup) for setup in setups])
     first = setups[0]
     same = all(
-        (setup.environment, setup.numbers) == (first.environment, first.numbers)
-        for setup in setups
+        (setup.environment, setup.numbers) == (first.environment, first.numbers) for setup in setups
     )
     if same:
         return Chebyshev(first.environment, **first.numbers)
