@@ -37,8 +37,8 @@ UNUSED = {
     "VERBOSE": "",
     "ITERWRITE": "fdforce writes every epoch",
     "SAMPLING": "fdforce takes the structures in a random order",
-    "SAVE_ENERGIES": "`fdforce evaluate --output` saves predictions",
-    "SAVE_FORCES": "`fdforce evaluate --output` saves predictions",
+    "SAVE_ENERGIES": "`fdforce predict` writes predictions",
+    "SAVE_FORCES": "`fdforce predict` writes predictions",
     "SAVE_BATCHES": "",
     "LOAD_BATCHES": "",
     "MEMORY_MODE": "",
@@ -295,7 +295,7 @@ def _of_train(path, tables, notes) -> None:
     elements = tables["model"]["elements"]
     tables["model"] |= _networks(asked, elements, notes)
     _parts(asked, tables["data"], notes)
-    training = tables["training"] = {"patience": 0}
+    training = tables["training"] = {}
     for keyword, key in (("ITERATIONS", "epochs"), ("NPSEED", "seed")):
         value = asked.value(keyword, integer)
         if value is not None:
