@@ -141,10 +141,8 @@ def _read(file) -> NetworkFile:
     if not all(0 <= code < len(ACTIVATIONS) for code in activations):
         file.fail("activations", f"{activations}, expected codes 0 to {len(ACTIVATIONS) - 1}")
     begins, values = _places(widths)
-    for found, expected, what in (
-        (file.integers(n_layers, "ends of the weights"), begins, "ends of the weights"),
-        (file.integers(n_layers, "ends of the values"), values, "ends of the values"),
-    ):
+    for expected, what in ((begins, "ends of the weights"), (values, "ends of the values")):
+        found = file.integers(n_layers, what)
         if found != expected:
             file.fail(what, f"{found}, expected {expected} for layers of {widths} nodes")
     if (n_weights, n_values) != (begins[-1], values[-1] + 1):

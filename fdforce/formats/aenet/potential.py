@@ -255,6 +255,7 @@ def write_potential(model, path) -> str:
     Parameters
     ----------
     model : ElementalNetworks
+        Or a `LinearModel`, which is a network without hidden layers.
     path : path
         A folder, made where it does not exist.
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ase.data import atomic_numbers
+
 from fdforce.descriptors import Chebyshev, ElementalChebyshev, SymmetryFunctions
 from fdforce.errors import ConfigError, FdforceError
 from fdforce.formats.aenet.fortran import integer, real
@@ -127,10 +129,7 @@ class _SetupReader:
                 found["element"] = self.words(line, 2)[1]
             elif keyword == "ENV":
                 n = self.converted(integer, self.words(line, 2)[1], "ENV")
-                names = [self.line("the elements of ENV").split()[0] for _ in range(n)]
-                if len(set(names)) < len(names):
-                    self.fail(f"ENV {' '.join(names)}: an element is named twice")
-                found["environment"] = tuple(names)
+                found["environment"] = self.environment(n)
             elif keyword == "RMIN":
                 found["shortest"] = self.converted(real, self.words(line, 2)[1], "RMIN")
             elif keyword in ("BASIS", "FUNCTIONS", "SYMMFUNC"):
@@ -147,6 +146,15 @@ class _SetupReader:
                 if name not in found["environment"]:
                     self.fail(f"{line!r}: {name} is not in ENV")
         return Setup(**found)
+
+    def environment(self, n):
+        names = []
+        for _ in range(n):
+            name = self.line("the elements of ENV").split()[0]
+            if name in names or atomic_numbers.get(name, 0) < 1:
+                self.fail(f"ENV: {name[:20]!r}, expected {n} elements, each once")
+            names.append(name)
+        return tuple(names)
 
     def fingerprint(self, line, keyword, found):
         kind = re.search(r"type\s*=\s*(\S+)", line)
