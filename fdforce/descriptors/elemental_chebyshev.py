@@ -66,12 +66,7 @@ class ElementalChebyshev:
     @classmethod
     def of(cls, elements: Sequence[str], settings: dict[str, dict]) -> ElementalChebyshev:
         """From a table of settings by element: the numbers, and ``environment``, a list."""
-        lines = []
-        for element, table in settings.items():
-            words = [f"{name}={table[name]!r}" for name in NUMBERS]
-            environment = ",".join(table["environment"])
-            lines.append(" ".join([element, *words, f"environment={environment}"]))
-        return cls(elements, lines)
+        return cls(elements, [_line(element, table) for element, table in settings.items()])
 
     def _read(self, line):
         element, *words = line.split() or [""]
@@ -101,12 +96,8 @@ class ElementalChebyshev:
     @property
     def setups(self) -> list[str]:
         """A line for every element, every setting spelt out."""
-        lines = []
-        for element, descriptor in zip(self.elements, self.descriptors):
-            words = [f"{name}={getattr(descriptor, name)!r}" for name in NUMBERS]
-            environment = ",".join(descriptor.environment)
-            lines.append(" ".join([element, *words, f"environment={environment}"]))
-        return lines
+        pairs = zip(self.elements, self.descriptors)
+        return [_line(element, vars(descriptor)) for element, descriptor in pairs]
 
     @property
     def settings(self) -> dict:
@@ -167,6 +158,11 @@ class ElementalChebyshev:
             )  # fmt: skip
             d_positions, d_strain = d_positions + by_atom[0], d_strain + by_atom[1]
         return d_positions, d_strain
+
+
+def _line(element, table):
+    words = [f"{name}={table[name]!r}" for name in NUMBERS]
+    return " ".join([element, *words, f"environment={','.join(table['environment'])}"])
 
 
 class _Around(Chebyshev):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from fdforce.errors import ModelFileError
 from fdforce.formats.aenet.fortran import RecordReader, RecordWriter, TextReader, TextWriter
@@ -190,6 +191,9 @@ def _read(file) -> NetworkFile:
     for names, what in ((environment, "ENV"), (types, "types")):
         if len(set(names)) < len(names):
             file.fail(what, f"{' '.join(names)}: an element is named twice")
+        for name in names:
+            if atomic_numbers.get(name, 0) < 1:
+                file.fail(what, f"{name!r} is no chemical element")
     file.end()
     return NetworkFile(
         matrices, activations, description, element, environment, float(shortest), float(cutoff),
