@@ -428,7 +428,9 @@ def _csv(rows) -> str:
     numbers = ("objective", *ERRORS, "epochs", "seconds", "failure")
     writer.writerow(["rank", "trial", "round", *rows[0]["values"], *numbers])
     for row in rows:
-        values = [json.dumps(v) if isinstance(v, list) else v for v in row["values"].values()]
+        values = [
+            json.dumps(v) if isinstance(v, list | dict) else v for v in row["values"].values()
+        ]
         writer.writerow(
             [row["rank"], row["trial"], row["round"], *values, *(row[name] for name in numbers)]
         )

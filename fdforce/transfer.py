@@ -37,10 +37,11 @@ def frozen(model, n_layers: int) -> np.ndarray:
     """
     if not n_layers:
         return np.zeros(len(model.theta), dtype=bool)
-    fewest = min(map(len, model.element_layers))
+    fewest, most = (of(map(len, model.element_layers)) for of in (min, max))
     if n_layers >= fewest:
+        layers = f"{fewest} to {most}" if fewest < most else fewest
         raise ConfigError(
-            f"training.frozen_layers = {n_layers}: the networks have {fewest} layers with that "
+            f"training.frozen_layers = {n_layers}: the networks have {layers} layers with that "
             "of the output, and one at least must be trained"
         )
     return np.concatenate(

@@ -145,3 +145,13 @@ def test_the_descriptor_of_the_page(gaussians):
     voigt = of_atoms[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * [1, 1, 1, 2, 2, 2]
     found = np.sum(d_positions * direction) + np.sum(d_strain * voigt)
     assert found == pytest.approx(slope, rel=1e-11)
+
+
+def test_networks():
+    """The configuration of the page is one, and its table has every activation."""
+    (tables,) = blocks("networks.md", "toml")
+    model = config_from_dict(tomllib.loads(tables)).model
+    assert model.hidden == {"H": [16], "C": [32, 16], "O": [32, 16]}
+    page = (DOCS / "networks.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
+    assert sorted(named) == sorted(TABLES["model"]["activation"].metadata["choices"])

@@ -85,9 +85,9 @@ def _forward_tile(features, theta, widths, activations, row, count, hidden, slop
         output[row + k] = y
         slopes[before + row + k] = 1
     if activations[n_layers - 1] != LINEAR:
-        y = output[row : row + count]
-        slope = np.empty_like(y)
-        activate(activations[n_layers - 1], y, slope)
+        outputs = output[row : row + count]
+        slope = np.empty_like(outputs)
+        activate(activations[n_layers - 1], outputs, slope)
         for k in range(count):
             slopes[before + row + k] = slope[k]
 
