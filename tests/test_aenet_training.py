@@ -170,6 +170,15 @@ def test_setups_of_their_own_and_behler(folder):
         AENET.read_training(folder)
 
 
+@pytest.mark.parametrize("case", ["hco_cheb", "ti_cheb", "tio2_cheb", "water_cheb"])
+def test_setups_and_networks_name_one_descriptor(case):
+    config = config_from_dict(AENET.read_training(GOLDEN / "aenet" / case).tables)
+    model = new_model(config, config.model.elements)
+    potential = AENET.read_potential(GOLDEN / "aenet" / case)
+    assert model.descriptor.settings == potential.descriptor.settings
+    assert len(config.data.train) == len(list((GOLDEN / "aenet" / case).glob("*.xsf")))
+
+
 def test_where_the_inputs_are(folder):
     (folder / "02-train").mkdir()
     (folder / "train.in").rename(folder / "02-train" / "train.in")

@@ -177,9 +177,10 @@ def _read(file) -> NetworkFile:
 
     data_name = file.text(LONG, "name of the training set")
     normalized = file.logical("normalized")
-    (scaling,), (shift,) = file.reals(1, "energy scaling"), file.reals(1, "energy shift")
+    (scaling,) = file.reals(1, "energy scaling")
     if scaling == 0:
         file.fail("energy scaling", "0, expected another number")
+    (shift,) = file.reals(1, "energy shift")
     types = file.names(number("number of types", 1), NAME, "types")
     atom_energies = file.reals(len(types), "atomic energies")
     (n_atoms,), (n_structures,) = (
