@@ -911,6 +911,18 @@ def test_aenet_setups():
         SymmetryFunctions.from_aenet([text, other.replace("H\nO\n", "O\nH\n")])
 
 
+def test_functions_of_one_neighbour_are_in_the_order_of_their_g():
+    """As ænet evaluates them: all G1 before G2, G4 before G5, whatever the setup's order."""
+    angular = "type2=O type3=H eta=0.1 lambda=1 zeta=1 Rc=5"
+    lines = [f"G=5 {angular}", "G=2 type2=H eta=1 Rs=0 Rc=5", f"G=4 {angular}"]
+    text = SETUP.format("\n".join(lines)).replace("\n2\nG=1", "\n4\nG=1")
+    # G=1 last
+    first = "G=1 type2=H Rc = 4.5\n"
+    text = text.replace(first, "") + first
+    descriptor = SymmetryFunctions.from_aenet([text, text.replace("ATOM H", "ATOM O")])
+    assert descriptor.labels == ["2 H 0 0 4.5", "2 H 1 0 5", "3 H O 0.1 1 1 5", "9 H O 0.1 1 1 5"]
+
+
 def test_unknown_element_is_refused():
     with pytest.raises(DataError, match="Cu"):
         SymmetryFunctions(["Ti", "O"]).compute(SYSTEMS["bulk"]())

@@ -12,6 +12,7 @@ import numpy as np
 from fdforce.descriptors.atomic_environment import AtomicEnvironmentVector
 from fdforce.descriptors.bispectrum import Bispectrum
 from fdforce.descriptors.chebyshev import Chebyshev
+from fdforce.descriptors.elemental_chebyshev import ElementalChebyshev
 from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.descriptors.quadratic import Quadratic
 from fdforce.descriptors.reduced import Reduced
@@ -68,6 +69,7 @@ DESCRIPTORS = {
     "atomic_environment_vector": AtomicEnvironmentVector,
     "bispectrum": Bispectrum,
     "chebyshev": Chebyshev,
+    "elemental_chebyshev": ElementalChebyshev,
     "power_spectrum": PowerSpectrum,
     "symmetry_functions": SymmetryFunctions,
     "weighted_symmetry_functions": WeightedSymmetryFunctions,
@@ -88,6 +90,7 @@ __all__ = [
     "Bispectrum",
     "Chebyshev",
     "Descriptor",
+    "ElementalChebyshev",
     "PowerSpectrum",
     "Quadratic",
     "Reduced",

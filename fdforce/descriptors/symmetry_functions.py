@@ -247,7 +247,8 @@ class SymmetryFunctions:
         """Functions of ænet's fingerprint setups of type Behler2011, in ænet's order.
 
         Neighbour element by neighbour element first the radial functions, then the angular ones
-        with that and each element from it on; within these in the order of the setup.
+        with that and each element from it on; within these by their G, and then in the order of
+        the setup.
 
         Parameters
         ----------
@@ -289,6 +290,10 @@ class SymmetryFunctions:
     def n_functions(self) -> list[int]:
         """Number of functions of each element."""
         return list(map(len, self._functions))
+
+    def functions_of(self, element: str) -> list[Function]:
+        """Functions of a central element, in the order of its features."""
+        return list(self._functions[self.elements.index(element)])
 
     @property
     def labels(self) -> list[str]:
@@ -590,7 +595,7 @@ def _read_setup(text):
         else:
             raise ConfigError(f"setup: {line!r}, expected G=1 to G=5")
         key = tuple(environment.index(element) for element in pair)
-        by_neighbours.setdefault(key, []).append(line)
+        by_neighbours.setdefault((key, kind), []).append(line)
     # (0,), (0, 0), (0, 1), (1,), (1, 1): a tuple precedes those that continue it
     return (
         centre,

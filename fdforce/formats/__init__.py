@@ -30,6 +30,7 @@ from types import ModuleType
 
 POTENTIALS: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
+    "aenet": "fdforce.formats.aenet",
 }
 """name -> module, for `fdforce import` and `fdforce export`."""
 
@@ -40,11 +41,13 @@ STRUCTURES: dict[str, str] = {
     "qm9": "fdforce.formats.qm9_xyz",
     "ase-db": "fdforce.formats.ase_db",
     "deepmd": "fdforce.formats.deepmd_npy",
+    "aenet": "fdforce.formats.aenet",
 }
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
 TRAINING: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
+    "aenet": "fdforce.formats.aenet",
 }
 """name -> module, for `fdforce fit DIRECTORY`."""
 
