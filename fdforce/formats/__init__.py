@@ -26,7 +26,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-POTENTIALS: dict[str, str] = {}
+POTENTIALS: dict[str, str] = {
+    "mliap": "fdforce.formats.mliap",
+    "snap": "fdforce.formats.snap",
+}
 """name -> module, for `fdforce import` and `fdforce export`."""
 
 STRUCTURES: dict[str, str] = {}
