@@ -178,9 +178,7 @@ def pair_lines(elements, style: str, arguments: str, coefficients: str, zbl) -> 
     lines += [f"{style_line} zbl {zbl[0]!r} {zbl[1]!r}", f"pair_coeff * * {style} {coefficients}"]
     for i, first in enumerate(elements, 1):
         for j, second in enumerate(elements[i - 1 :], i):
-            lines.append(
-                f"pair_coeff {i} {j} zbl {atomic_numbers[first]} {atomic_numbers[second]}"
-            )
+            lines.append(f"pair_coeff {i} {j} zbl {atomic_numbers[first]} {atomic_numbers[second]}")
     return "\n".join(lines)
 
 
