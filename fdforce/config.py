@@ -156,6 +156,9 @@ class LossConfig:
     energy_normalisation: str = _key(
         "per_atom", "errors of energies that count", choices=("per_atom", "per_structure")
     )
+    normalise: bool = _key(
+        True, "errors count in units of the data's spread; false: in eV/atom, eV/Å and eV/atom"
+    )
     kind: str = _key("squared", "form of the loss: squared, huber, l1 or rmse")
     huber_delta: float = _key(
         0.1, "kind huber: error beyond which it is linear, in units of the data's spread", above=0

@@ -57,11 +57,11 @@ FITS = {
     },
     "mliap": {
         "model": {**BISPECTRUM, "hidden": [8, 8], "activation": "tanh", "baseline": "none"},
-        "training": {"epochs": 60},
+        "training": {"epochs": 30, "max_time": 30},
     },
     "fix external": {
         "model": {"cutoff": 4.8, "radial_order": 4, "angular_order": 3, "hidden": [8, 8]},
-        "training": {"epochs": 60},
+        "training": {"epochs": 30, "max_time": 30},
     },
 }  # fmt: skip
 
@@ -136,8 +136,8 @@ def copper(repeat, rattle, seed, scale=1.0):
 
 def training_set():
     frames = []
-    for seed in range(24):
-        atoms = copper(2, 0.02 + 0.01 * seed, seed, 0.94 + 0.005 * seed)
+    for seed in range(12):
+        atoms = copper(2, 0.02 + 0.02 * seed, seed, 0.94 + 0.01 * seed)
         atoms.calc = EMT()
         atoms.get_potential_energy()
         frames.append(atoms)

@@ -32,10 +32,16 @@ POTENTIALS: dict[str, str] = {
 }
 """name -> module, for `fdforce import` and `fdforce export`."""
 
-STRUCTURES: dict[str, str] = {}
+STRUCTURES: dict[str, str] = {
+    "fitsnap": "fdforce.formats.fitsnap_json",
+    "lammps-data": "fdforce.formats.lammps_data",
+    "lammps-dump": "fdforce.formats.lammps_dump",
+}
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
-TRAINING: dict[str, str] = {}
+TRAINING: dict[str, str] = {
+    "fitsnap": "fdforce.formats.fitsnap_input",
+}
 """name -> module, for `fdforce fit DIRECTORY`."""
 
 
