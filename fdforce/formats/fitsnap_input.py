@@ -276,6 +276,14 @@ class _Input:
             counts, volumes = _sizes(folder)
             factors = [row.get(column, 1.0) for column in ("eweight", "fweight", "vweight")]
             density = sum((n / v) ** 2 for n, v in zip(counts, volumes)) / len(counts)
+            factors[2] *= math.sqrt(density)
+            folder = folder.resolve()
+            if folder.name in weights:
+                raise self._error("GROUPS", name, f"another group is called {folder.name} as well")
+            if max(map(abs, factors)) > 1e100:
+                raise self._error("GROUPS", name, "a weight above 1e100")
+            weights[folder.name] = [float(factor) ** 2 for factor in factors]
+            folders.append(folder)
             atoms, structures = atoms + sum(counts), structures + len(counts)
         if not folders:
             raise self._error("GROUPS", "groups", "there are none")

@@ -121,7 +121,7 @@ class _Frames:
             rows.append(self._line().split())
             if len(rows[-1]) != len(columns):
                 raise self._error(f"{len(columns)} columns are expected, {len(rows[-1])} found")
-        table = dict(zip(columns, zip(*rows))) if rows else {name: () for name in columns}
+        table = dict(zip(columns, zip(*rows))) if rows else dict.fromkeys(columns, ())
         first = self.number - len(rows) + 1
         if "id" in columns:
             order = np.argsort(self._column(table, "id", first), kind="stable")
