@@ -73,6 +73,7 @@ def start(atoms, *, elements=("Cu", "Au"), velocities=None, boundary="p p p", un
     lmp.create_atoms(len(atoms), ids, kinds, atoms.positions.ravel().tolist(), v)
     lmp.commands_string(
         "pair_style zero 4.0\npair_coeff * *\ntimestep 0.002\n"
+        "neighbor 0.2 bin\nneigh_modify delay 0 every 1\n"
         "thermo_style custom step pe etotal press vol"
     )
     return lmp
