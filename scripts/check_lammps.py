@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,10 @@ def main():
     if options.worker:
         run_lammps(options.worker)
         return
-    results = {"machine": environment(), "steps": options.steps, "timestep_ps": TIMESTEP}
+    versions = {name: metadata.version(name) for name in ("lammps", "mpi4py")}
+    results = {
+        "machine": environment() | versions, "steps": options.steps, "timestep_ps": TIMESTEP,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         results["potentials"] = check(Path(folder), options)
     options.out.write_text(json.dumps(results, indent=1))

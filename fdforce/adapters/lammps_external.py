@@ -127,8 +127,8 @@ class External:
             atoms = Atoms(symbols, positions=positions[order], cell=cell, pbc=periodic)
             self.calculator.calculate(atoms)
             results, virial = self.calculator.results, self.calculator.virial
-        # any error would be printed and forgotten at the border to C, and the run would go on
-        except Exception as error:
+        # at the border to C all would be printed and forgotten, Ctrl-C too, and the run would go on
+        except BaseException as error:
             known = isinstance(error, FdforceError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             return reason, np.nan, [np.nan] * 6, np.split(forces, bounds)
