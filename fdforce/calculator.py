@@ -50,6 +50,8 @@ class Calculator(AseCalculator):
     ----------
     n_builds : int
         Neighbour lists built so far.
+    virial : ndarray, shape (3, 3), eV
+        W = -dE/ds of the last calculation, also where a stress has no meaning.
 
     Notes
     -----
@@ -138,6 +140,7 @@ class Calculator(AseCalculator):
             state = self.model.forward(batch)
             forces, virial = self.model.forces(state)
         energy = float(state.energy[0])
+        self.virial = virial[0]
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if hasattr(state, "atom_energy"):
             self.results["energies"] = state.atom_energy

@@ -168,7 +168,9 @@ def loss_of(config: Config, train: DataSet, kind: str | None = None):
     """
     settings, kind = config.loss, kind or config.loss.kind
     form = find_loss(kind)
-    units = _units(train, settings.energy_normalisation)
+    units = dict.fromkeys(("energy", "forces", "virial"), 1.0)
+    if settings.normalise:
+        units = _units(train, settings.energy_normalisation)
     given = [settings.energy_weight, settings.force_weight, settings.stress_weight]
     ramped = any(isinstance(weight, list) for weight in given)
     # what a form of the loss has of its own: loss.huber_delta, loss.alpha

@@ -8,22 +8,15 @@ through text, so that displacements of 1e-9 Å arrive with all their digits.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
-from fdforce.archive import write_bytes
 from fdforce.energy_code import EnergyCode
 from fdforce.errors import FdforceError
+from fdforce.formats.snap import read_coefficients, read_parameters, write_files
 
 SKIN = 0.5
 """Pairs beyond the cutoff that LAMMPS keeps in its lists, Å."""
-
-_FLAGS = (
-    "switchflag", "bzeroflag", "quadraticflag", "chemflag", "bnormflag", "wselfallflag",
-    "switchinnerflag",
-)  # fmt: skip
-_IGNORED = ("chunksize", "parallelthresh")  # speed of pair_style snap alone
 
 
 class Snap:
@@ -235,14 +228,12 @@ class Snap:
         FdforceError
             A file is missing, damaged, or holds a keyword that is not supported.
         """
-        settings = _read_parameters(parameters)
-        elements, radii, weights, theta = _read_coefficients(coefficients)
-        for name in ("rcutfac", "twojmax"):
-            if name not in settings:
-                raise FdforceError(f"{parameters}: {name} is missing")
+        settings, _ = read_parameters(parameters)
+        elements, radii, weights, theta = read_coefficients(coefficients)
         return cls(
-            elements, radelem=radii, wj=weights, theta=theta, reference=reference, **settings
-        )
+            elements, radelem=radii, wj=weights, theta=theta.ravel(), reference=reference,
+            **settings,
+        )  # fmt: skip
 
     def write(self, prefix) -> None:
         """Write ``prefix.snapcoeff`` and ``prefix.snapparam`` for ``pair_style snap``.
@@ -250,23 +241,18 @@ class Snap:
         theta is written with all its digits. The reference potential has no place in these files;
         a comment names it.
         """
-        prefix = os.fspath(prefix)
-        blocks = self._theta.reshape(len(self.elements), -1)
-        lines = [f"# SNAP trained with fdforce; coefficients in {Path(prefix).name}.snapcoeff"]
+        comments = []
         if self.reference is not None:
-            lines.append(f"# to be overlaid with pair_style {self.reference[0]}, pair_coeff")
-            lines[-1] += " " + "; ".join(self.reference[1])
-        lines += [f"rcutfac {self.rcutfac!r}", f"twojmax {self.twojmax}"]
-        lines += [f"rfac0 {self.rfac0!r}", f"rmin0 {self.rmin0!r}"]
-        lines += [f"{name} {value}" for name, value in self.flags.items()]
-        lines += [f"{name} {' '.join(map(repr, values))}" for name, values in self.inner.items()]
-        _write_lines(f"{prefix}.snapparam", lines)
-        lines = ["# SNAP trained with fdforce; LAMMPS units metal", ""]
-        lines.append(f"{len(self.elements)} {blocks.shape[1]}")
-        for element, radius, weight, block in zip(self.elements, self.radelem, self.wj, blocks):
-            lines.append(f"{element} {radius!r} {weight!r}")
-            lines += [repr(float(value)) for value in block]
-        _write_lines(f"{prefix}.snapcoeff", lines)
+            style, coefficients = self.reference
+            comments.append(
+                f"# to be overlaid with pair_style {style}, pair_coeff {'; '.join(coefficients)}"
+            )
+        numbers = {name: getattr(self, name) for name in ("rcutfac", "twojmax", "rfac0", "rmin0")}
+        write_files(
+            os.fspath(prefix), self.elements, self.radelem, self.wj,
+            self._theta.reshape(len(self.elements), -1), {**numbers, **self.flags, **self.inner},
+            comments,
+        )  # fmt: skip
 
     def _per_element(self, name, value):
         values = [float(x) for x in np.ravel(value)]
@@ -602,58 +588,3 @@ def _merge(cell):
 def _word(value):
     """A word of a LAMMPS command, floats with all their digits."""
     return value if isinstance(value, str) else repr(getattr(value, "item", lambda: value)())
-
-
-def _words(path):
-    """Lines without comments, split into words."""
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FdforceError(f"{path}: cannot be read ({error})") from error
-    lines = [line.split("#")[0].split() for line in text.split("\n")]
-    return [line for line in lines if line]
-
-
-def _read_parameters(path):
-    settings = {}
-    for name, *values in _words(path):
-        if name in _IGNORED:
-            continue
-        known = {*_FLAGS, "rcutfac", "twojmax", "rfac0", "rmin0", "sinner", "dinner"}
-        if name not in known:
-            raise FdforceError(
-                f"{path}: {name} is not supported; known are {', '.join(sorted(known))}"
-            )
-        try:
-            numbers = [float(value) for value in values]
-        except ValueError:
-            numbers = []
-        if not numbers:
-            raise FdforceError(f"{path}: {name} {' '.join(values)}: a number is expected")
-        settings[name] = numbers if name in ("sinner", "dinner") else numbers[0]
-    return settings
-
-
-def _read_coefficients(path):
-    lines = _words(path)
-    try:
-        n_elements, n_coefficients = (int(word) for word in lines[0][:2])
-        elements, radii, weights, theta = [], [], [], []
-        at = 1
-        for _ in range(n_elements):
-            element, radius, weight = lines[at][:3]
-            elements.append(element)
-            radii.append(float(radius))
-            weights.append(float(weight))
-            block = lines[at + 1 : at + 1 + n_coefficients]
-            theta += [float(line[0]) for line in block]
-            at += 1 + n_coefficients
-        if len(theta) != n_elements * n_coefficients or at != len(lines):
-            raise ValueError("other lines than the first one promises")
-    except (ValueError, IndexError) as error:
-        raise FdforceError(f"{path}: not a .snapcoeff file ({error})") from error
-    return elements, radii, weights, theta
-
-
-def _write_lines(path, lines):
-    write_bytes(path, ("\n".join(lines) + "\n").encode())

@@ -157,6 +157,9 @@ class LossConfig:
     energy_normalisation: str = key(
         "per_atom", "errors of energies that count", choices=("per_atom", "per_structure")
     )
+    normalise: bool = key(
+        True, "errors count in units of the data's spread; false: in eV/atom, eV/Å and eV/atom"
+    )
     kind: str = key("squared", "form of the loss: squared, huber, l1 or rmse")
     huber_delta: float = key(
         0.1, "kind huber: error beyond which it is linear, in units of the data's spread", above=0

@@ -31,6 +31,8 @@ from types import ModuleType
 POTENTIALS: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
     "aenet": "fdforce.formats.aenet",
+    "mliap": "fdforce.formats.mliap",
+    "snap": "fdforce.formats.snap",
 }
 """name -> module, for `fdforce import` and `fdforce export`."""
 
@@ -42,12 +44,16 @@ STRUCTURES: dict[str, str] = {
     "ase-db": "fdforce.formats.ase_db",
     "deepmd": "fdforce.formats.deepmd_npy",
     "aenet": "fdforce.formats.aenet",
+    "fitsnap": "fdforce.formats.fitsnap_json",
+    "lammps-data": "fdforce.formats.lammps_data",
+    "lammps-dump": "fdforce.formats.lammps_dump",
 }
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
 TRAINING: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
     "aenet": "fdforce.formats.aenet",
+    "fitsnap": "fdforce.formats.fitsnap_input",
 }
 """name -> module, for `fdforce fit DIRECTORY`."""
 
