@@ -16,6 +16,7 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.assessment import evaluate_run
+from fdforce.cached_structures import list_pairs
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import (
     Config,
@@ -35,11 +36,10 @@ from fdforce.data_set import DataSet, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
 from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
-from fdforce.evaluation import groups
+from fdforce.evaluation import batches_of
 from fdforce.full_batch import FullBatchTrainer
 from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, load_model, make_model, model_contents, save_model
-from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
 from fdforce.problem import (
     add_baseline,
@@ -193,7 +193,7 @@ class _Run:
     def __init__(self, config, directory, checkpoint, threads, log, progress, started):
         self.config, self.directory, self.threads = config, directory, threads
         self._log, self._events = log, []
-        self.parts = read_parts(config)
+        self.parts = read_parts(config, self.log)
         train = self.parts.train
         self.log(summary(self.parts))
         self.fingerprint = fingerprint(train, self.parts.valid)
@@ -237,10 +237,10 @@ class _Run:
         self._events.append(line)
 
     def _pairs(self, structures, progress):
-        return build_pairs(
+        return list_pairs(
             structures, self.model.cutoff,
             skin=training_skin(self.config.finite_difference),
-            threads=self.threads, progress=progress,
+            threads=self.threads, progress=progress, log=self.log,
         )  # fmt: skip
 
     def _data_set(self, structures, pairs):
@@ -267,13 +267,9 @@ class _Run:
 
         All members of an ensemble have those of what they divide into training and validation.
         """
-        from fdforce.batch import make_batch
-
         config, model = self.config, self.model
         kind = config.data.reference_energies
-        batches = (
-            make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
-        )
+        batches = batches_of(train, pairs, self.threads)
         if config.training.start_from:
             begin_unseen_elements(model, batches, config.training.seed)
             self._refer_start(train, pairs, kind)

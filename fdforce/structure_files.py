@@ -5,9 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ase import Atoms
 from ase.io import iread
@@ -17,6 +19,9 @@ from fdforce.errors import DataError, FdforceError
 from fdforce.formats import recognised
 
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
+
+PIECE = 2**20
+"""Characters of a compressed file that are unpacked together."""
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -36,15 +41,19 @@ def load_sources(sources: Source) -> list[tuple[str, list[Atoms]]]:
         sources = [sources]
     in_memory = [source for source in sources if isinstance(source, Atoms)]
     paths = [Path(source) for source in sources if not isinstance(source, Atoms)]
-    names = [path.name for path in paths]
-    loaded = [
-        (path.name if names.count(path.name) == 1 else str(path), read_file(path)) for path in paths
-    ]
+    loaded = [(name, read_file(path)) for name, path in named_files(paths)]
     if in_memory:
         loaded.append(("atoms", in_memory))
     if not any(frames for _, frames in loaded):
         raise DataError(f"{', '.join(map(str, paths)) or 'sources'}: no structures found")
     return loaded
+
+
+def named_files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """Names of files for messages, without the folder unless two files share a name."""
+    paths = [Path(path) for path in paths]
+    names = [path.name for path in paths]
+    return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 
 
 def read_file(path: str | Path) -> list[Atoms]:
@@ -102,6 +111,32 @@ def _is_compressed_xyz(path: Path) -> bool:
 def _compressed_xyz(path: Path) -> Iterator[Atoms]:
     # ASE jumps from structure to structure, and every jump back in a compressed file starts again
     # at its beginning: the time would grow with the square of the length.
-    with _OPENERS[path.suffix](path, "rb") as file:
-        text = io.TextIOWrapper(io.BytesIO(file.read()), encoding="utf-8")
-    return iread(text, index=":", format="extxyz")
+    with _OPENERS[path.suffix](path, "rt", encoding="utf-8") as file:
+        for text in _whole_structures(file):
+            yield from iread(io.StringIO(text), index=":", format="extxyz")
+
+
+def _whole_structures(file: TextIO) -> Iterator[str]:
+    """Pieces of an xyz file that hold whole structures, about `PIECE` characters each.
+
+    As for ASE, a blank line in place of the number of atoms is the end. From anything else there
+    on, the rest is one piece, for ASE to complain of.
+    """
+    lines: list[str] = []
+    size = 0
+    while (first := file.readline()).strip():
+        of_cell = first.lstrip().startswith("VEC")  # belongs to the structure before
+        if size > PIECE and not of_cell:
+            yield "".join(lines)
+            lines, size = [], 0
+        lines.append(first)
+        if of_cell:
+            continue
+        try:
+            of_structure = list(itertools.islice(file, int(first) + 1))
+        except ValueError:
+            of_structure = list(file)
+        lines += of_structure
+        size += sum(map(len, of_structure))
+    if lines:
+        yield "".join(lines)
