@@ -99,7 +99,7 @@ class AnyModelConfig:
 class ModelConfig(AnyModelConfig):
     """What an atom sees, and the function from there to its energy."""
 
-    cutoff: float = _key(5.5, "reach of the density (Å)", above=0)
+    cutoff: float = _key(6.0, "reach of the density (Å)", above=0)
     radial_order: int = _key(8, "highest order n of the radial functions", minimum=0)
     angular_order: int = _key(5, "highest order l of the spherical harmonics", minimum=0)
     element_pairs: str = _key(
@@ -237,7 +237,7 @@ class TrainingConfig:
     )
     restarts: int = _key(0, "cosine: how often it begins again", minimum=0)
     average: float = _key(
-        0.0, "share of the steps so far that validated parameters are a mean over", minimum=0
+        0.1, "share of the steps so far that validated parameters are a mean over", minimum=0
     )
     dropout: float = _key(
         0.0, "share of the hidden units that a step leaves out", minimum=0, below=1

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fdforce.config import Config
+from fdforce.config import Config, keys_of
 from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.epsilon_scans import scan_entry
@@ -139,7 +139,7 @@ class Trainer:
         for table, keys in self.unused.items():
             values = self.settings if table == "optimizer" else getattr(self.config, table)
             for key in keys:
-                if getattr(values, key):
+                if getattr(values, key) not in (0, keys_of(values)[key].default):
                     raise ConfigError(
                         f"{table}.{key} = {getattr(values, key)}: does not apply to optimizer.name "
                         f"= {self.settings.name!r}; leave it at 0"

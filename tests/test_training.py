@@ -50,6 +50,7 @@ def parts_of(data, **changes):
         {
             **changes,
             "optimizer": {"name": "adamw", "batch_size": 8, **changes.get("optimizer", {})},
+            "training": {"average": 0.0, **changes.get("training", {})},
         },
     )
     train, valid = data

@@ -91,7 +91,7 @@ class PowerSpectrum:
     def __init__(
         self,
         elements: Sequence[str],
-        cutoff: float = 5.5,
+        cutoff: float = 6.0,
         radial_order: int = 8,
         angular_order: int = 5,
         element_pairs: str = "auto",
