@@ -14,7 +14,6 @@ from fdforce.mapped import BLOCK, converted, is_mapped, release
 from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.structures import Structures
 
-
 READ = 512
 """Structures that are read from files before their pages are let go of. Linux maps 64 kB around
 each place that is read, in each of eight arrays: a quarter of a gigabyte."""

@@ -1,28 +1,20 @@
 """Ensembles: the same fit with other seeds, member after member or side by side.
 
 A member is an ordinary run in ``OUT/member-K``, with checkpoint, history and model of its own, that
-`fit` makes or resumes. Side by side, members are trained by processes of their own: they depend on
-nothing in the calling program, a member that fails or is killed leaves the others alone, and all
-stop with a checkpoint when the calling process ends, however it ends.
+`fit` makes or resumes. Side by side, members are trained by worker processes: one that fails or is
+killed leaves the others alone, and all stop with a checkpoint when the calling process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-import fdforce
 from fdforce import archive
 from fdforce.assessment import evaluate_run
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
@@ -35,13 +27,10 @@ from fdforce.problem import fingerprint, new_model, read_parts, summary
 from fdforce.provenance import Session
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS
+from fdforce.worker_processes import WorkerProcesses, one_line
 
 ENDS = ("epochs", "max_time", "patience")
 """Keys of [training] that say when a member is finished."""
-STOPPED = 3
-"""Exit status of a member's process that was told to stop."""
-STOP_SECONDS = 60.0
-"""Time that a process has for its checkpoint before it is killed."""
 LINE_SECONDS = 10.0
 """Between lines on the epochs of a member that is trained beside others."""
 
@@ -109,7 +98,7 @@ class _EnsembleRun:
         self.config, self.directory = config, directory
         self.processes = min(max(processes, 1), config.training.ensemble)
         self.log_line = log
-        self.parts = read_parts(_undivided(config))
+        self.parts = read_parts(_undivided(config), log)
         log(summary(self.parts))
         new_model(config, self.parts.train.elements)  # settings of the model are checked first
         self.fingerprint = fingerprint(*self.parts.by_name().values())
@@ -185,7 +174,7 @@ class _EnsembleRun:
             except (ConfigError, DataError):
                 raise  # no other member would fare better
             except FdforceError as problem:
-                failed[number] = _one_line(problem)
+                failed[number] = one_line(problem)
                 self.log(f"member {number} failed: {failed[number]}")
         return failed
 
@@ -193,27 +182,23 @@ class _EnsembleRun:
         """Train the members by processes of their own; numbers and reasons of failures."""
         with limit_threads(self.config.training.threads) as threads:
             threads = max(threads // self.processes, 1)
-        failed, running, lines, last = {}, {}, queue.SimpleQueue(), {}
-        try:
-            while self.waiting or running:
-                while self.waiting and len(running) < self.processes:
-                    number, max_time = self.next_member()
-                    self.log(f"member {number}: seed {self.config.training.seed + number}")
-                    running[number] = _start(self.directory, number, threads, max_time, lines)
-                number, line = lines.get()
-                if line is not None:
-                    last[number] = line
-                    self.log_line(f"member {number}: {line}")
-                    continue
-                process = running[number]
-                reason = _reason(process.wait(), last.get(number, ""))
-                process.stdin.close()
-                del running[number]
-                if reason:
-                    failed[number] = reason
-                    self.log(f"member {number} failed: {reason}")
-        finally:
-            _stop(running.values())
+        numbers, failed = [], {}
+
+        def jobs():
+            while self.waiting:
+                number, max_time = self.next_member()
+                self.log(f"member {number}: seed {self.config.training.seed + number}")
+                numbers.append(number)
+                yield self.directory, number, threads, max_time
+
+        def log(job, line):
+            self.log_line(f"member {numbers[job]}: {line}")
+
+        with WorkerProcesses("fdforce.ensembles:train_member_by_worker", self.processes) as workers:
+            for job, _, failure in workers.run(jobs(), log):
+                if failure:
+                    failed[numbers[job]] = failure
+                    self.log(f"member {numbers[job]} failed: {failure}")
         return failed
 
     def gather(self) -> FitResult:
@@ -309,8 +294,25 @@ def train_member(
     return fit(resume=home, threads=threads, max_time=max_time, **kept, **callbacks)
 
 
-def _one_line(problem) -> str:
-    return " ".join(str(problem).split())
+def train_member_by_worker(directory: str, number: int, threads: int, max_time: float) -> None:
+    """`train_member`, with the configuration of the directory; prints lines on its epochs."""
+    shown = time.monotonic()
+
+    def log(line):
+        with contextlib.suppress(OSError):  # nobody listens any more; the checkpoint matters
+            print(line, flush=True)
+
+    def on_epoch(progress, row):
+        nonlocal shown
+        if time.monotonic() - shown > LINE_SECONDS:
+            shown = time.monotonic()
+            loss = row["valid_loss"] if "valid_loss" in row else row["train_loss"]
+            log(f"epoch {progress.epoch}, loss {loss:.3g}")
+
+    train_member(
+        Path(directory), load_config(Path(directory) / "config.toml"), number,
+        threads=threads, max_time=max_time, log=log, on_epoch=on_epoch,
+    )  # fmt: skip
 
 
 def _undivided(config: Config) -> Config:
@@ -325,97 +327,3 @@ def _elapsed(home: Path) -> float:
         return load_checkpoint(home / "checkpoint.npz")[0]["progress"]["elapsed"]
     except CheckpointError:
         return 0.0
-
-
-# -- processes -------------------------------------------------------------------------------------
-
-
-def _start(directory, number, threads, max_time, lines) -> subprocess.Popen:
-    """Start the process of a member; its lines, and None at their end, go to a queue."""
-    package = str(Path(fdforce.__file__).resolve().parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-W", "ignore", "-c",
-               "from fdforce.ensembles import member_process; member_process()"]  # fmt: skip
-    process = subprocess.Popen(
-        [*command, str(directory), str(number), str(threads), repr(max_time)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
-        start_new_session=True,  # Ctrl-C reaches this process, which tells the others
-    )  # fmt: skip
-
-    def read():
-        with process.stdout:
-            for line in process.stdout:
-                lines.put((number, line.rstrip()))
-        lines.put((number, None))
-
-    threading.Thread(target=read, daemon=True).start()
-    return process
-
-
-def _stop(processes) -> None:
-    """End processes with their checkpoints, and wait for them."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdin.close()
-
-
-def _reason(status: int, last_line: str) -> str:
-    """Why a process ended without its result; empty where it did not."""
-    if status == 0:
-        return ""
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return "stopped" if status == STOPPED else last_line
-
-
-def member_process() -> None:
-    """Train one member in a process of its own; what to do stands in ``sys.argv``."""
-    directory, number, threads, max_time = sys.argv[1:]
-    signal.signal(signal.SIGTERM, _interrupt_once)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    shown = time.monotonic()
-
-    def log(line):
-        with contextlib.suppress(OSError):  # nobody listens any more; the checkpoint matters
-            print(line, flush=True)
-
-    def on_epoch(progress, row):
-        nonlocal shown
-        if time.monotonic() - shown > LINE_SECONDS:
-            shown = time.monotonic()
-            loss = row["valid_loss"] if "valid_loss" in row else row["train_loss"]
-            log(f"epoch {progress.epoch}, loss {loss:.3g}")
-
-    try:
-        train_member(
-            Path(directory), load_config(Path(directory) / "config.toml"), int(number),
-            threads=int(threads), max_time=float(max_time), log=log, on_epoch=on_epoch,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
-    except FdforceError as problem:
-        log(_one_line(problem))
-        sys.exit(1)
-    except Exception as problem:
-        log(f"internal error: {type(problem).__name__}: {_one_line(problem):.300}")
-        sys.exit(1)
-
-
-def _interrupt_once(*_):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the checkpoint is not to be interrupted
-    raise KeyboardInterrupt
-
-
-def _end_with_parent() -> None:
-    """Stop when the other end of standard input closes: the calling process has ended."""
-    with contextlib.suppress(OSError):
-        os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -65,8 +65,11 @@ from fdforce.transfer import (
     with_model_of_start,
 )
 
-RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
-"""Keys of [training] that a resumed run may change."""
+RESUMABLE = (
+    "training.epochs", "training.max_time", "training.patience", "training.threads",
+    "training.checkpoint_every", "data.cache",
+)  # fmt: skip
+"""Keys that a resumed run may change."""
 
 
 TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
@@ -451,10 +454,10 @@ def configure_resumed(directory: Path, settings) -> Config:
     for table, keys in known_keys(after).items():
         for key in keys:
             old, new = (getattr(getattr(c, table), key, None) for c in (before, after))
-            if old != new and (table != "training" or key not in RESUMABLE):
+            if old != new and f"{table}.{key}" not in RESUMABLE:
                 raise ConfigError(
                     f"{table}.{key} = {new!r}: the run has {old!r}, and a resumed run can change "
-                    f"training.{', '.join(RESUMABLE)} alone; train anew with another --out"
+                    f"{', '.join(RESUMABLE)} alone; train anew with another --out"
                 )
     return after
 

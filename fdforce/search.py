@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,31 +20,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fdforce import archive
-from fdforce.config import (
-    Config,
-    SearchConfig,
-    absolute_paths,
-    config_from_dict,
-    merge_overrides,
-    override,
-    read_toml,
-    search_config,
-    to_toml,
-    toml_table,
-)
+from fdforce.config import Config, override, to_toml
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.optimizers import with_numbers
 from fdforce.problem import fingerprint, read_parts
-from fdforce.search_ranges import draw_trials, read_ranges, with_values
+from fdforce.search_ranges import draw_trials, with_values
+from fdforce.search_settings import SearchConfig, read_search
 from fdforce.threads import available_cores
-from fdforce.transfer import with_model_of_start
-from fdforce.trials import ERRORS, Processes
+from fdforce.trials import ERRORS, run_trials
+from fdforce.worker_processes import WorkerProcesses
 
 FORMAT = "fdforce search"
 VERSION = 1
-
-LOSS_KEYS = ("loss.", "model.baseline")
-"""Keys that change what a loss of 1 means, so that losses of trials cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +127,7 @@ def search(
         config = directory / "search.toml"
     elif config is None:
         raise ConfigError("give a configuration with a table [search], or a search to resume")
-    base, settings, ranges, text = _read(config, overrides)
+    base, settings, ranges, text = read_search(config, overrides)
     if base.training.ensemble > 1:
         raise ConfigError(
             f"training.ensemble = {base.training.ensemble}: search with one network, and train an "
@@ -149,7 +135,7 @@ def search(
         )
     if not base.data.valid:
         raise ConfigError("data.valid = 0: a search needs validation data; give a fraction or file")
-    parts = read_parts(base)
+    parts = read_parts(base, log)
     if parts.valid is None:
         raise ConfigError("one structure leaves none for validation, which a search needs")
     found = fingerprint(parts.train, parts.valid)
@@ -165,66 +151,11 @@ def search(
         )
     archive.write_bytes(directory / "search.toml", text.encode())
     try:
-        with Processes(processes) as workers:
+        with WorkerProcesses("fdforce.trials:run_trial", processes) as workers:
             return _Search(base, settings, directory, state, workers, log).run()
     except KeyboardInterrupt:
         log(f"stopped; go on with --resume {directory}")
         raise
-
-
-def _read(config, overrides) -> tuple[Config, SearchConfig, list, str]:
-    """Base configuration, settings, ranges, and all of it as TOML."""
-    where, folder = "configuration", ""
-    if not isinstance(config, dict):
-        where = os.fspath(config)
-        folder = os.path.dirname(os.path.abspath(where))
-        config = read_toml(where)
-    tables = dict(config)
-    if not isinstance(tables.get("search"), dict):
-        raise ConfigError(f"{where}: has no table [search]; `fdforce search --help` shows one")
-    changes = merge_overrides(overrides)
-    own = {**tables.pop("search"), **changes.pop("search", {})}
-    base = absolute_paths(config_from_dict(tables, where=where), folder)
-    if changes:
-        base = absolute_paths(override(base, changes, where="--set"))
-    given = {**tables.get("model", {}), **changes.get("model", {})}
-    base = with_model_of_start(base, given)
-    settings = search_config({k: v for k, v in own.items() if k != "ranges"}, where)
-    _check_together(settings, where)
-    ranges = read_ranges(own.get("ranges"), base, where)
-    _check_objective(settings, ranges, where)
-    model = [r.key for r in ranges if r.key.startswith("model.")]
-    if base.training.start_from and model:
-        raise ConfigError(
-            f"{where}: search.ranges: {model[0]} is that of training.start_from; leave one out"
-        )
-    tables = {"search": vars(settings), "search.ranges": own["ranges"]}
-    text = "\n".join([to_toml(base), *(toml_table(*table) for table in tables.items())])
-    return base, settings, ranges, text
-
-
-def _check_together(settings, where):
-    if bool(settings.budget) == bool(settings.budget_epochs):
-        raise ConfigError(
-            f"{where}: search.budget = {settings.budget} and search.budget_epochs = "
-            f"{settings.budget_epochs}: give one of them, in seconds or in epochs"
-        )
-    if isinstance(settings.objective, dict):
-        unknown = sorted(set(settings.objective) - set(ERRORS))
-        if unknown or not any(settings.objective.values()):
-            raise ConfigError(
-                f"{where}: search.objective: {unknown[0] if unknown else 'all factors are 0'}; "
-                f"give factors of {', '.join(ERRORS)}"
-            )
-
-
-def _check_objective(settings, ranges, where):
-    changed = [r.key for r in ranges if r.key.startswith(LOSS_KEYS)]
-    if settings.objective == "valid_loss" and changed:
-        raise ConfigError(
-            f'{where}: search.objective = "valid_loss" is measured in units that {changed[0]} '
-            "changes; take force_rmse or e.g. { energy_rmse = 1.0, force_rmse = 0.1 }"
-        )
 
 
 def _new_directory(out, config: Config) -> Path:
@@ -259,9 +190,9 @@ def _read_state(directory: Path) -> dict:
 class _Search:
     """A search and the files that it writes."""
 
-    def __init__(self, base, settings, directory, state, processes, log):
+    def __init__(self, base, settings, directory, state, workers, log):
         self.base, self.settings, self.directory = base, settings, directory
-        self.state, self.processes, self.log = state, processes, log
+        self.state, self.workers, self.log = state, workers, log
         self.rounds = plan_rounds(settings)
 
     def run(self) -> SearchResult:
@@ -280,7 +211,7 @@ class _Search:
             (to_toml(self._shared(self._configuration(k, trial))), self._folder(k, trial))
             for trial in left
         ]
-        for number, outcome in self.processes.run(jobs):
+        for number, outcome in run_trials(jobs, self.workers):
             record = {"round": k, "trial": left[number], **outcome}
             record["objective"] = self._objective(record)
             self.state["results"].append(record)
@@ -298,9 +229,9 @@ class _Search:
 
     def _shared(self, config) -> Config:
         """With the share of the cores that one of several processes has."""
-        if config.training.threads or self.processes.number == 1:
+        if config.training.threads or self.workers.number == 1:
             return config
-        threads = max(available_cores() // self.processes.number, 1)
+        threads = max(available_cores() // self.workers.number, 1)
         return override(config, {"training": {"threads": threads}})
 
     def _folder(self, k, trial) -> Path:
@@ -367,7 +298,7 @@ class _Search:
         if self.settings.budget_epochs:
             self.log(f"in all {sum(r.trials * r.budget for r in self.rounds)} epochs")
         else:
-            at_a_time = f", {self.processes.number} at a time" * (self.processes.number > 1)
+            at_a_time = f", {self.workers.number} at a time" * (self.workers.number > 1)
             self.log(f"in all {_clock(self._left([]))}{at_a_time}, and the time to compile")
         if self.state["results"]:
             runs = sum(this.trials for this in self.rounds)
@@ -397,7 +328,7 @@ class _Search:
         left = 0.0
         for k, this in enumerate(self.rounds):
             trials = this.trials - sum(record["round"] == k for record in results)
-            left += math.ceil(trials / self.processes.number) * this.budget * pace
+            left += math.ceil(trials / self.workers.number) * this.budget * pace
         return left
 
 

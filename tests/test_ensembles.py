@@ -15,7 +15,6 @@ import pytest
 from ase import Atoms
 
 import fdforce
-from fdforce import ensembles
 from fdforce.checkpoint import load_checkpoint
 from fdforce.config import config_from_dict, load_config
 from fdforce.ensembles import member_config
@@ -25,6 +24,7 @@ from fdforce.models import ElementalNetworks, Ensemble
 from fdforce.problem import read_parts
 from fdforce.structure_files import read_file
 from fdforce.training import Trainer
+from fdforce.worker_processes import WorkerProcesses
 from tests.test_cli import ERRORS, fail, run, succeed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,16 +275,16 @@ def test_two_processes_give_the_same_members(settings, whole, tmp_path):
 
 
 def test_a_killed_process_leaves_the_others(settings, whole, tmp_path, monkeypatch):
-    start, out = ensembles._start, tmp_path / "run"
+    start, started, out = WorkerProcesses._start, [], tmp_path / "run"
 
-    def start_and_kill(directory, number, *arguments):
-        process = start(directory, number, *arguments)
-        if number == 1:
-            process.kill()
-        return process
+    def start_and_kill(workers):
+        started.append(start(workers))
+        if len(started) == 2:  # that of member 1
+            started[1].kill()
+        return started[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(ensembles, "_start", start_and_kill)
+        patched.setattr(WorkerProcesses, "_start", start_and_kill)
         with pytest.raises(TrainingError, match="1 of 3 members failed: 1: killed by SIGKILL"):
             fdforce.fit(out=out, log=silent, processes=2, **settings)
     fdforce.fit(resume=out, log=silent)

@@ -19,13 +19,15 @@ import fdforce
 import fdforce.search
 import fdforce.trials
 from fdforce.cli import main
-from fdforce.config import SearchConfig, config_from_dict, default_config, load_config, to_toml
+from fdforce.config import config_from_dict, default_config, load_config, to_toml
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
 from fdforce.examples import example_files
 from fdforce.search import Round, plan_rounds, search
 from fdforce.search_ranges import Interval, draw_trials, read_ranges
+from fdforce.search_settings import SearchConfig
 from fdforce.structure_files import read_file
-from fdforce.trials import Processes
+from fdforce.trials import run_trials
+from fdforce.worker_processes import WorkerProcesses
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -383,8 +385,8 @@ def test_a_process_that_dies(tables, tmp_path, monkeypatch):
     tables["model"] |= {"baseline": "calculator", "baseline_calculator": "deadly:calculator"}
     bad = to_toml(config_from_dict(tables))
     jobs = [(text, tmp_path / str(k)) for k, text in enumerate((bad, good))]
-    with Processes(2) as processes:
-        records = dict(processes.run(jobs))
+    with WorkerProcesses("fdforce.trials:run_trial", 2) as workers:
+        records = dict(run_trials(jobs, workers))
     assert records[1]["failure"] == ""
     assert records[1]["force_rmse"] > 0
     assert records[0]["failure"] == "its process ended (exit status 3)"
