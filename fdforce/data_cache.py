@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 
 from fdforce import labels as label_values
@@ -27,13 +26,10 @@ from fdforce.errors import DataError
 from fdforce.mapped import GrowingFile, blocks, no_room, open_array, release
 from fdforce.neighbors import PairList, build_pairs
 from fdforce.structure_checks import check_distances, check_positions
-from fdforce.structure_files import iterate_file, named_files
+from fdforce.structure_files import CHUNK_ATOMS, chunks_of, iterate_file, named_files
 from fdforce.structures import is_isolated, note_isolated, pack, row_of
 
 VERSION = 1
-CHUNK_ATOMS = 20_000
-"""Atoms that are read, checked and packed together; no more are in memory."""
-
 ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished folder is taken for that of a process that was killed."""
 
@@ -326,7 +322,7 @@ class _Packer:
         isolated, present = self.isolated.copy(), set()
         while True:
             keys: dict[str, str] = {}
-            for first, frames in _chunks(iterate_file(path)):
+            for first, frames in chunks_of(iterate_file(path), CHUNK_ATOMS):
                 values = [label_values.named_values(atoms) for atoms in frames]
                 present = present.union(*values)
                 chosen = {
@@ -384,19 +380,6 @@ class _Packer:
             species[rows] = np.searchsorted(found, species[rows])
         species.flush()
         return [ALL_ELEMENTS[z] for z in found]
-
-
-def _chunks(frames: Iterator[Atoms]) -> Iterator[tuple[int, list[Atoms]]]:
-    """Structures in lists of about `CHUNK_ATOMS`, each with the index of its first."""
-    first, chunk, atoms = 0, [], 0
-    for frame in frames:
-        chunk.append(frame)
-        atoms += len(frame)
-        if atoms >= CHUNK_ATOMS:
-            yield first, chunk
-            first, chunk, atoms = first + len(chunk), [], 0
-    if chunk:
-        yield first, chunk
 
 
 def _list_pairs(folder: Path, structures, cutoff, skin, threads, progress) -> None:

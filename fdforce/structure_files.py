@@ -7,7 +7,7 @@ import gzip
 import io
 import itertools
 import lzma
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +19,9 @@ from fdforce.errors import DataError, FdforceError
 from fdforce.formats import recognised
 
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
+
+CHUNK_ATOMS = 20_000
+"""Atoms of a large file that are worked on together."""
 
 PIECE = 2**20
 """Characters of a compressed file that are unpacked together."""
@@ -102,6 +105,19 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{path}: damaged or of an unknown format ({reason:.200})") from error
+
+
+def chunks_of(frames: Iterable[Atoms], atoms: int) -> Iterator[tuple[int, list[Atoms]]]:
+    """Structures in lists of about so many atoms, each with the index of its first structure."""
+    first, chunk, size = 0, [], 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= atoms:
+            yield first, chunk
+            first, chunk, size = first + len(chunk), [], 0
+    if chunk:
+        yield first, chunk
 
 
 def _is_compressed_xyz(path: Path) -> bool:
