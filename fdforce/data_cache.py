@@ -162,19 +162,20 @@ def _stale(home: Path, settings: dict) -> str | None:
         return ""
     try:
         header = json.loads((home / "header.json").read_text(encoding="utf-8"))
-        known, shapes = header["contents"], header["shapes"]
-        same = header["settings"] == settings
+        known = [(entry["state"], entry["sha256"]) for entry in header["contents"]]
+        shapes = header["shapes"]
+        same = header["settings"] == settings and len(known) == len(settings["sources"])
         whole = all(_shape(home, name) == tuple(shapes[name]) for name in ARRAYS)
     except (OSError, ValueError, KeyError, TypeError):
         same = whole = False
     if not (same and whole):
         return f"{home}: is damaged; "
-    for source, before in zip(settings["sources"], known, strict=True):
+    for source, (before, content) in zip(settings["sources"], known, strict=True):
         state = _state(source)
-        if state != before["state"] and (
-            [size for _, size, _ in state] != [size for _, size, _ in before["state"]]
-            or _content(source) != before["sha256"]
-        ):
+        if state == before:
+            continue
+        sizes, sizes_before = ([size for _, size, _ in files] for files in (state, before))
+        if sizes != sizes_before or _content(source) != content:
             return f"{source}: has changed; "
     return None
 

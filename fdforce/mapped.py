@@ -8,8 +8,10 @@ them. Everything here leaves ordinary arrays what they are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +35,8 @@ def blocks(n: int, size: int | None = None) -> Iterator[slice]:
 
 
 def is_mapped(array) -> bool:
-    """Whether an array lies in a file."""
-    return isinstance(array, np.memmap)
+    """Whether an array lies in a file; a copy of such an array has its type, but no file."""
+    return isinstance(array, np.memmap) and array.filename is not None
 
 
 def new_array(like: np.ndarray, shape, dtype) -> np.ndarray:
@@ -81,6 +83,8 @@ def reserve(file, nbytes: int, folder) -> None:
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, nbytes)
+        elif shutil.disk_usage(folder).free < nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         else:
             file.truncate(nbytes)
     except OSError as problem:

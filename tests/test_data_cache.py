@@ -312,7 +312,8 @@ def test_compressed_files_are_unpacked_in_pieces(tmp_path, monkeypatch):
             read_file(path)
     with path.open("wb") as file, gzip.open(file, "wb") as packed:
         packed.write(text.encode())
-    pieces = list(structure_files._whole_structures(gzip.open(path, "rt")))
+    with gzip.open(path, "rt") as file:
+        pieces = list(structure_files._whole_structures(file))
     assert len(pieces) > 5
     assert "".join(pieces) == text
 
