@@ -41,7 +41,7 @@ def write_file(path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException as problem:
         if temporary is not None:
@@ -66,7 +66,8 @@ def append_text(path, text: str) -> None:
         ) from problem
 
 
-def _umask():
+def umask() -> int:
+    """Permissions that new files are not to have."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -21,6 +21,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from fdforce import labels as label_values
+from fdforce.archive import umask
 from fdforce.cached_structures import CachedStructures, Labels, Texts
 from fdforce.errors import DataError
 from fdforce.mapped import GrowingFile, blocks, no_room, open_array, release
@@ -30,6 +31,8 @@ from fdforce.structure_files import CHUNK_ATOMS, chunks_of, iterate_file, named_
 from fdforce.structures import is_isolated, note_isolated, pack, row_of
 
 VERSION = 1
+"""To be raised when the format changes, or what is read from the same files."""
+
 ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished folder is taken for that of a process that was killed."""
 
@@ -86,6 +89,11 @@ def read_cached(
         What `read_structures` refuses; a folder that cannot be written.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    for source in sources:  # a folder that is data as a whole, of some formats
+        if Path(source).is_dir() and Path(folder).resolve().is_relative_to(Path(source).resolve()):
+            raise DataError(
+                f"data.cache = {folder}: lies among the data of {source}; choose another"
+            )
     settings = {
         "version": VERSION,
         "sources": [os.path.abspath(source) for source in sources],
@@ -99,9 +107,9 @@ def read_cached(
         log(f"{reason}packing {', '.join(n for n, _ in named_files(sources))} into {home}")
         with (
             _new_folder(home) as unfinished,
-            contextlib.closing(_Packer(unfinished, settings)) as p,
+            contextlib.closing(_Packer(unfinished, settings)) as packer,
         ):
-            p.pack()
+            packer.pack()
     return open_cached(home)
 
 
@@ -223,6 +231,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent, begun)
         unfinished = Path(tempfile.mkdtemp(prefix=begun, dir=target.parent))
+        os.chmod(unfinished, 0o777 & ~umask())
         if target.exists():
             target.rename(unfinished / "old")
             shutil.rmtree(unfinished / "old", ignore_errors=True)

@@ -455,6 +455,17 @@ def test_the_error_names_the_bytes_that_are_needed(tmp_path, monkeypatch, ethano
     assert not list(tmp_path.rglob(".scratch*"))
 
 
+def test_a_cache_among_the_data_is_refused(ethanol, tmp_path):
+    with pytest.raises(DataError, match=r"data.cache = .*packed: lies among the data of"):
+        read_cached([tmp_path], tmp_path / "packed", log=silent)
+
+
+def test_others_may_read_a_cache(ethanol, tmp_path):
+    (tmp_path / "plain").mkdir()
+    cached, _ = read_cached([ethanol], tmp_path / "cache", log=silent)
+    assert cached.folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_that_cannot_be_made(ethanol, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file: packed data .* cannot be written there"):
