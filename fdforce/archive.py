@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,7 +17,12 @@ from fdforce.errors import FdforceError
 
 
 def write_bytes(path, content: bytes) -> None:
-    """Replace a file by new content in one step.
+    """Replace a file by new content in one step; see `write_file`."""
+    write_file(path, lambda file: file.write(content))
+
+
+def write_file(path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file in one step by what a function writes into it.
 
     The content goes to a temporary file beside it first, so a full disk or a killed process leaves
     the earlier file as it was.
@@ -32,10 +38,10 @@ def write_bytes(path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException as problem:
         if temporary is not None:
@@ -60,7 +66,8 @@ def append_text(path, text: str) -> None:
         ) from problem
 
 
-def _umask():
+def umask() -> int:
+    """Permissions that new files are not to have."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -76,10 +83,8 @@ def write_archive(path, header: dict, arrays: dict) -> None:
         Anything JSON can hold.
     arrays : dict of str to ndarray
     """
-    buffer = io.BytesIO()
-    text = json.dumps(header, indent=1)
-    np.savez(buffer, header=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
-    write_bytes(path, buffer.getvalue())
+    text = np.frombuffer(json.dumps(header, indent=1).encode(), dtype=np.uint8)
+    write_file(path, lambda file: np.savez(file, header=text, **arrays))
 
 
 def read_archive(path, format_name: str, version: int, error: type[FdforceError]):

@@ -11,8 +11,9 @@ from fdforce.archive import write_bytes
 from fdforce.calibration import MemberPredictions, ensemble_errors, predict_members
 from fdforce.comparison import Comparison, compare, write_predictions
 from fdforce.errors import FdforceError
-from fdforce.evaluation import Prediction, errors, predict
+from fdforce.evaluation import Prediction, errors, parts_of, predict
 from fdforce.feature_range import OutOfRange, find_out_of_range
+from fdforce.mapped import new_array, release
 from fdforce.models import Ensemble
 from fdforce.neighbors import build_pairs
 from fdforce.threads import limit_threads
@@ -71,13 +72,44 @@ def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Asses
     Assessment
     """
     with limit_threads(threads) as threads:
-        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
-        options = {"pairs": pairs, "threads": threads}
-        members = None
-        if isinstance(model, Ensemble):
-            members = predict_members(model, structures, **options)
-        prediction = members.mean if members else predict(model, structures, **options)
-        outside = find_out_of_range(model, structures, **options) if ranges else None
+        parts = list(parts_of(structures))
+        if len(parts) == 1:
+            return _assess(model, structures, threads, ranges)
+        room: dict = {}
+        outside = []
+        for of_structures, of_atoms in parts:
+            found = _assess(model, structures.select(of_structures), threads, ranges)
+            members = found.members.members if found.members else []
+            for number, prediction in enumerate([found.prediction, *members]):
+                for name, values in vars(prediction).items():
+                    of_atom = name in ("forces", "atom_energies")
+                    shape = (structures.n_atoms if of_atom else len(structures), *values.shape[1:])
+                    if (number, name) not in room:
+                        room[number, name] = new_array(structures.positions, shape, values.dtype)
+                    room[number, name][of_atoms if of_atom else of_structures] = values
+            outside.append(found.outside)
+            release(*vars(structures).values(), *room.values())
+    predictions = [
+        Prediction(**{name: room[number, name] for name in vars(prediction)})
+        for number in range(len(members) + 1)
+    ]
+    starts = [part.start for part, _ in parts]
+    return Assessment(
+        model, structures, predictions[0],
+        MemberPredictions(predictions[0], predictions[1:]) if members else None,
+        None if outside[0] is None else OutOfRange.joined(outside, starts),
+    )  # fmt: skip
+
+
+def _assess(model, structures, threads: int, ranges: bool) -> Assessment:
+    """The assessment of structures whose pairs are in memory together."""
+    pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
+    options = {"pairs": pairs, "threads": threads}
+    members = None
+    if isinstance(model, Ensemble):
+        members = predict_members(model, structures, **options)
+    prediction = members.mean if members else predict(model, structures, **options)
+    outside = find_out_of_range(model, structures, **options) if ranges else None
     return Assessment(model, structures, prediction, members, outside)
 
 

@@ -186,7 +186,11 @@ def make_batch(
     offsets, atoms = atoms_of(structures.offsets, indices)
     species = structures.species[atoms]
     n_species = pairs.n_species
-    rows = (atoms[:, None] * n_species + np.arange(n_species)).ravel()
+    listed = atoms
+    if pairs.first_atom is not None:
+        first = pairs.first_atom[indices] - structures.offsets[indices]
+        listed = atoms + np.repeat(first, np.diff(offsets))
+    rows = (listed[:, None] * n_species + np.arange(n_species)).ravel()
     row_begin, row_end = pairs.row_start[rows], pairs.row_start[rows + 1]
 
     order = np.argsort(species, kind="stable")
@@ -208,8 +212,8 @@ def make_batch(
         offsets=offsets,
         row_begin=row_begin,
         row_end=row_end,
-        neighbor=pairs.neighbor,
-        shift=pairs.shift,
+        neighbor=np.asarray(pairs.neighbor),  # of mapped arrays, kernels take the plain view
+        shift=np.asarray(pairs.shift),
         place=place,
         species_start=species_start,
         chunks=np.searchsorted(work, goals).astype(np.int64),

@@ -11,6 +11,7 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.errors import FdforceError
+from fdforce.mapped import converted
 
 FORMAT = "fdforce predictions"
 VERSION = 1
@@ -211,9 +212,9 @@ def write_predictions(path, comparisons: dict[str, Comparison]) -> None:
             if values is None:
                 continue
             if "forces" in name or "stresses" in name:
-                values = values.astype(np.float32)
+                values = converted(values, np.float32)
             elif name in ("counts", "species"):
-                values = values.astype(np.int32)
+                values = converted(values, np.int32)
             arrays[f"{part}_{name}"] = values
     archive.write_archive(path, header, arrays)
 

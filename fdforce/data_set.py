@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from fdforce.batch import make_batch
-from fdforce.evaluation import labels_of, take
+from fdforce.evaluation import groups, labels_of, take
 from fdforce.losses import Target
+from fdforce.mapped import BLOCK, converted, is_mapped, release
 from fdforce.neighbors import TRAINING_SKIN, PairList
 from fdforce.structures import Structures
+
+READ = 512
+"""Structures that are read from files before their pages are let go of. Linux maps 64 kB around
+each place that is read, in each of eight arrays: a quarter of a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,28 @@ class DataSet:
         """Batch of some structures and their labels."""
         batch = make_batch(self.structures, self.pairs, indices, n_chunks=n_chunks)
         return batch, take(self.target, self.structures, indices)
+
+    def in_turn(self, batches) -> Iterator[np.ndarray]:
+        """The batches, indices of structures, one after another.
+
+        What was read of arrays in files does not stay in memory until the end.
+        """
+        if not is_mapped(self.structures.positions):
+            yield from batches
+            return
+        read = 0
+        for indices in batches:
+            yield indices
+            read += len(indices)
+            if read >= READ:
+                self.release()
+                read = 0
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the pages of arrays in files."""
+        for part in (self.structures, self.target, self.pairs):
+            release(*vars(part).values())
 
 
 def training_skin(differences) -> float:
@@ -55,12 +85,16 @@ def residual_target(structures: Structures, offsets=None, baseline=None, pairs=N
     Target
     """
     target = labels_of(structures)
-    energy, forces, virial = target.energy.copy(), target.forces.copy(), target.virial.copy()
+    energy, forces, virial = target.energy.copy(), target.forces, target.virial
     if offsets is not None:
         energy -= structures.compositions @ offsets
     if baseline is not None:
-        fixed = baseline.forward(make_batch(structures, pairs))
-        energy -= fixed.energy
-        forces -= fixed.forces
-        virial -= fixed.virial
+        forces = converted(forces, forces.dtype)
+        for indices in groups(structures, atoms=BLOCK):
+            first, last = structures.offsets[[indices[0], indices[-1] + 1]]
+            fixed = baseline.forward(make_batch(structures, pairs, indices))
+            energy[indices] -= fixed.energy
+            forces[first:last] -= fixed.forces
+            virial[indices] -= fixed.virial
+            release(forces, *vars(structures).values(), *vars(pairs).values())
     return Target(energy, forces, virial, target.weight)

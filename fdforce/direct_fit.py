@@ -82,7 +82,8 @@ class DirectFit(Trainer):
         structures = self.train.structures
         row_bytes = 8 * len(self.model.theta) * 3 * structures.n_atoms / len(structures)
         size = max(int(BLOCK_BYTES / max(row_bytes, 1)), 1)
-        for indices in np.array_split(np.arange(len(structures)), -(-len(structures) // size)):
+        blocks = np.array_split(np.arange(len(structures)), -(-len(structures) // size))
+        for indices in self.train.in_turn(blocks):
             batch, target = self.train.batch(indices, self.threads)
             energy, forces, virial = self.loss.factors(len(structures), target)
             counts = batch.counts

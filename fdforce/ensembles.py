@@ -98,7 +98,7 @@ class _EnsembleRun:
         self.config, self.directory = config, directory
         self.processes = min(max(processes, 1), config.training.ensemble)
         self.log_line = log
-        self.parts = read_parts(_undivided(config))
+        self.parts = read_parts(_undivided(config), log)
         log(summary(self.parts))
         new_model(config, self.parts.train.elements)  # settings of the model are checked first
         self.fingerprint = fingerprint(*self.parts.by_name().values())

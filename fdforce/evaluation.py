@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdforce.batch import atoms_of, make_batch
+from fdforce.batch import Batch, atoms_of, make_batch
 from fdforce.losses import Target, error_sums
+from fdforce.mapped import BLOCK, release
 from fdforce.neighbors import build_pairs
 from fdforce.threads import limit_threads
 
@@ -54,6 +55,13 @@ def groups(structures, indices=None, atoms: int = BATCH_ATOMS) -> Iterator[np.nd
     yield from np.split(indices, np.flatnonzero(np.diff(before)) + 1)
 
 
+def batches_of(structures, pairs, threads: int = 1) -> Iterator[Batch]:
+    """The batches of `groups`; of arrays in files, no more than one is in memory."""
+    for indices in groups(structures):
+        yield make_batch(structures, pairs, indices, n_chunks=threads)
+        release(*vars(structures).values(), *vars(pairs).values())
+
+
 def predict(
     model, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None
 ) -> Prediction:
@@ -85,8 +93,7 @@ def predict(
 
 def _predict(model, structures, pairs, threads) -> Prediction:
     energies, forces, virials, atom_energies = [], [], [], []
-    for indices in groups(structures):
-        batch = make_batch(structures, pairs, indices, n_chunks=threads)
+    for batch in batches_of(structures, pairs, threads):
         state = model.forward(batch)
         force, virial = model.forces(state)
         energies.append(state.energy)
@@ -101,6 +108,19 @@ def _predict(model, structures, pairs, threads) -> Prediction:
     )
 
 
+def parts_of(structures) -> Iterator[tuple[slice, slice]]:
+    """Slices of structures and of their atoms, about `BLOCK` atoms or one structure at a time."""
+    for indices in groups(structures, atoms=BLOCK):
+        first, last = int(indices[0]), int(indices[-1]) + 1
+        yield slice(first, last), slice(*structures.offsets[[first, last]].tolist())
+
+
+def accumulate(sums: dict, errors: dict) -> None:
+    """Add sums of errors of a batch to those of others."""
+    for quantity, values in errors.items():
+        sums[quantity] = sums.get(quantity, 0) + values
+
+
 def errors(structures, prediction: Prediction) -> dict:
     """Root-mean-square and mean absolute errors of a prediction.
 
@@ -110,6 +130,22 @@ def errors(structures, prediction: Prediction) -> dict:
         Keys of ``fdforce evaluate --json``: energies in eV/atom, force components in eV/Å, the six
         stress components in eV/Å^3; None where there are no labels.
     """
+    sums: dict = {}
+    for of_structures, of_atoms in parts_of(structures):
+        part = structures.select(of_structures)
+        predicted = Prediction(
+            prediction.energies[of_structures],
+            prediction.forces[of_atoms],
+            prediction.stresses[of_structures],
+            prediction.atom_energies[of_atoms],
+        )
+        accumulate(sums, _error_sums(part, predicted))
+        release(*vars(structures).values(), *vars(prediction).values())
+    return {"n_structures": len(structures), "n_atoms": structures.n_atoms, **summarise(sums)}
+
+
+def _error_sums(structures, prediction: Prediction) -> dict:
+    """Sums of the errors, as of `fdforce.losses.error_sums`."""
     target = labels_of(structures)
     counts = structures.counts
     virial = -structures.volumes[:, None, None] * prediction.stresses
@@ -117,14 +153,13 @@ def errors(structures, prediction: Prediction) -> dict:
     def difference(predicted, label):
         return np.where(np.isnan(label), 0.0, predicted - label)
 
-    sums = error_sums(
+    return error_sums(
         structures,
         difference(prediction.energies, target.energy) / counts,
         difference(prediction.forces, target.forces),
         difference(virial, target.virial) / counts[:, None, None],
         target,
     )
-    return {"n_structures": len(structures), "n_atoms": structures.n_atoms, **summarise(sums)}
 
 
 def summarise(sums: dict) -> dict:

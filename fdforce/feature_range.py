@@ -63,6 +63,14 @@ class OutOfRange:
         """Structures with such atoms."""
         return len(np.unique(self.structure))
 
+    @classmethod
+    def joined(cls, parts, starts) -> OutOfRange:
+        """Those of a data set from those of its parts, which begin at the structures `starts`."""
+        columns = [np.array(list(vars(part).values())) for part in parts]
+        for of_part, start in zip(columns, starts, strict=True):
+            of_part[0] += start
+        return _furthest_first(np.concatenate(columns, axis=1))
+
     def describe(self, structures, labels, n: int | None = None) -> list[dict]:
         """The furthest n atoms (all by default), ready for JSON.
 
@@ -141,9 +149,12 @@ def find_out_of_range(
             atom = atom_of_row[rows][row]
             s = batch.structure[atom]
             found.append(np.array([indices[s], atom - batch.offsets[s], *numbers]))
-    columns = np.concatenate(found, axis=1)
-    furthest_first = np.lexsort((columns[1], columns[0], -columns[2], -columns[7]))
-    columns = columns[:, furthest_first]
+    return _furthest_first(np.concatenate(found, axis=1))
+
+
+def _furthest_first(columns) -> OutOfRange:
+    order = np.lexsort((columns[1], columns[0], -columns[2], -columns[7]))
+    columns = columns[:, order]
     return OutOfRange(*columns[:4].astype(np.int64), *columns[4:])
 
 

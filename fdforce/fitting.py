@@ -16,6 +16,7 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.assessment import evaluate_run
+from fdforce.cached_structures import list_pairs
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import (
     Config,
@@ -35,11 +36,10 @@ from fdforce.data_set import DataSet, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
 from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
-from fdforce.evaluation import groups
+from fdforce.evaluation import batches_of
 from fdforce.full_batch import FullBatchTrainer
 from fdforce.kalman import KalmanTrainer
 from fdforce.model_file import damaged, make_model, model_contents, save_model
-from fdforce.neighbors import build_pairs
 from fdforce.optimizers import with_numbers
 from fdforce.pretraining import pretrained
 from fdforce.problem import (
@@ -68,8 +68,11 @@ from fdforce.transfer import (
     with_model_of_start,
 )
 
-RESUMABLE = ("epochs", "max_time", "patience", "threads", "checkpoint_every")
-"""Keys of [training] that a resumed run may change."""
+RESUMABLE = (
+    "training.epochs", "training.max_time", "training.patience", "training.threads",
+    "training.checkpoint_every", "data.cache",
+)  # fmt: skip
+"""Keys that a resumed run may change."""
 
 
 TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
@@ -200,7 +203,7 @@ class _Run:
     def __init__(self, config, directory, checkpoint, threads, log, progress, started):
         self.directory, self.threads = directory, threads
         self._log, self._events = log, []
-        self.parts = read_parts(config)
+        self.parts = read_parts(config, self.log)
         train = self.parts.train
         config = replace(config, optimizer=with_numbers(config.optimizer, train))
         self.config = config
@@ -251,10 +254,10 @@ class _Run:
         self._events.append(line)
 
     def _pairs(self, structures, progress):
-        return build_pairs(
+        return list_pairs(
             structures, self.model.cutoff,
             skin=training_skin(self.config.finite_difference),
-            threads=self.threads, progress=progress,
+            threads=self.threads, progress=progress, log=self.log,
         )  # fmt: skip
 
     def _data_set(self, structures, pairs):
@@ -281,13 +284,9 @@ class _Run:
 
         All members of an ensemble have those of what they divide into training and validation.
         """
-        from fdforce.batch import make_batch
-
         config, model = self.config, self.model
         kind = config.data.reference_energies
-        batches = (
-            make_batch(train, pairs, indices, n_chunks=self.threads) for indices in groups(train)
-        )
+        batches = batches_of(train, pairs, self.threads)
         if config.training.start_from:
             begin_unseen_elements(model, batches, config.training.seed)
             self._refer_start(train, pairs, kind)
@@ -469,10 +468,10 @@ def configure_resumed(directory: Path, settings) -> Config:
     for table, keys in known_keys(after).items():
         for key in keys:
             old, new = (getattr(getattr(c, table), key, None) for c in (before, after))
-            if old != new and (table != "training" or key not in RESUMABLE):
+            if old != new and f"{table}.{key}" not in RESUMABLE:
                 raise ConfigError(
                     f"{table}.{key} = {new!r}: the run has {old!r}, and a resumed run can change "
-                    f"training.{', '.join(RESUMABLE)} alone; train anew with another --out"
+                    f"{', '.join(RESUMABLE)} alone; train anew with another --out"
                 )
     return after
 

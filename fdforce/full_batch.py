@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from fdforce.epsilon import Monitor
+from fdforce.evaluation import accumulate
 from fdforce.optimizers import lbfgs
-from fdforce.training import Trainer, accumulate, named
+from fdforce.training import Trainer, named
 
 EVALUATIONS = 10
 """Of a line search, at most."""
@@ -68,7 +69,8 @@ class FullBatchTrainer(Trainer):
         self.model.theta = theta
         n, sums = len(self.train), {}
         loss, gradient = 0.5 * self.settings.l2 * theta @ theta, self.settings.l2 * theta
-        for indices in np.array_split(np.arange(n), -(-n // self.settings.batch_size)):
+        batches = np.array_split(np.arange(n), -(-n // self.settings.batch_size))
+        for indices in self.train.in_turn(batches):
             step = self._gradient(indices, self.loss.at(1.0))
             monitor.add(step)
             loss += step.loss * len(indices) / n

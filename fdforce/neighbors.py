@@ -35,6 +35,9 @@ class PairList:
         Counted within the structure of the atom.
     shift : ndarray, shape (3, n_pairs), int16
         Lattice translation of the neighbour: ``d_ij = r_j + shift @ cell - r_i``.
+    first_atom : ndarray, shape (S,), int64, or None
+        Where the list of a larger set serves a part of it: the place in that set of the first atom
+        of each structure. None: the list is that of the set itself.
     """
 
     cutoff: float
@@ -43,6 +46,7 @@ class PairList:
     row_start: np.ndarray
     neighbor: np.ndarray
     shift: np.ndarray
+    first_atom: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fdforce.config import Config, end_weight, keys_of, start_weight
+from fdforce.data_cache import read_cached
 from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, WeightedLoss, find_loss
+from fdforce.mapped import blocks, release
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.structures import Structures, read_structures, split_structures
@@ -37,8 +40,14 @@ class Parts:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def read_parts(config: Config) -> Parts:
-    """Read and split the data of a configuration.
+def read_parts(config: Config, log: Callable = print) -> Parts:
+    """Read and split the data of a configuration, through a cache where it names one.
+
+    Parameters
+    ----------
+    config : Config
+    log : callable
+        Takes a line of text: what is written into the cache.
 
     Raises
     ------
@@ -51,6 +60,8 @@ def read_parts(config: Config) -> Parts:
     keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
 
     def read(sources, elements=None):
+        if data.cache:
+            return read_cached(sources, data.cache, elements=elements, log=log, **keys)
         return read_structures(sources, elements=elements, require_labels=True, **keys)
 
     whole, isolated = read(data.train, model.elements or None)
@@ -208,18 +219,25 @@ def _units(train: DataSet, energy_normalisation: str = "per_atom") -> dict:
         "forces": target.forces,
         "virial": target.virial / counts[:, None, None],
     }
-    units = {}
-    for name, value in values.items():
-        present = value[~np.isnan(value)]
-        size = np.sqrt(np.mean(present**2)) if present.size else 0.0
-        units[name] = float(size) if size > 1e-8 else 1.0
-    return units
+    sizes = {name: _root_mean_square(value) for name, value in values.items()}
+    train.release()
+    return {name: size if size > 1e-8 else 1.0 for name, size in sizes.items()}
+
+
+def _root_mean_square(values) -> float:
+    """Of what is not NaN; 0 where there is nothing."""
+    total, count = 0.0, 0
+    for rows in blocks(len(values)):
+        present = values[rows][~np.isnan(values[rows])]
+        total, count = total + np.sum(present**2), count + present.size
+    return float(np.sqrt(total / max(count, 1)))
 
 
 def output_scale(train: DataSet) -> float:
     """Unit of the network outputs: a force times a length of 1 Å, or an energy per atom."""
     units = _units(train)
-    has_forces = not np.isnan(train.target.forces).all()
+    forces = train.target.forces
+    has_forces = any(not np.isnan(forces[rows]).all() for rows in blocks(len(forces)))
     return units["forces"] if has_forces else units["energy"]
 
 
@@ -264,5 +282,7 @@ def fingerprint(*parts) -> str:
                 part.offsets, part.species, part.positions, part.cells, part.periodic,
                 part.energies, part.forces, part.stresses, part.weights,
             ):  # fmt: skip
-                digest.update(np.ascontiguousarray(array).tobytes())
+                for rows in blocks(len(array)):
+                    digest.update(np.ascontiguousarray(array[rows]).tobytes())
+                release(array)
     return digest.hexdigest()[:16]

@@ -135,7 +135,7 @@ def search(
         )
     if not base.data.valid:
         raise ConfigError("data.valid = 0: a search needs validation data; give a fraction or file")
-    parts = read_parts(base)
+    parts = read_parts(base, log)
     if parts.valid is None:
         raise ConfigError("one structure leaves none for validation, which a search needs")
     found = fingerprint(parts.train, parts.valid)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fdforce.losses import Target
+from fdforce.mapped import blocks, converted, release
 
 STREAM = 1
 """Tells this use of the seed from that for the order of the batches."""
@@ -45,7 +46,11 @@ def select_forces(
     kept[rng.permutation(candidates)[:number]] = True
     if how == "structures":
         kept = np.repeat(kept, structures.counts)
-    return replace(target, forces=np.where(kept[:, None], target.forces, np.nan))
+    forces = converted(target.forces, target.forces.dtype)
+    for rows in blocks(len(forces)):
+        forces[rows][~kept[rows]] = np.nan
+    release(forces)
+    return replace(target, forces=forces)
 
 
 class ForceDraw:

@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fdforce.errors import ConfigError
+from fdforce.mapped import BLOCK, blocks, release
 
 if TYPE_CHECKING:
     from fdforce.structures import Structures
@@ -113,10 +114,11 @@ def find_duplicates(structures: Structures) -> np.ndarray:
         Equal for equal geometries, numbered from 0 in order of first appearance.
     """
     alike: dict[bytes, list[int]] = {}
-    bounds = structures.offsets
+    bounds, all_species = structures.offsets, np.asarray(structures.species)
+    periodic = np.asarray(structures.periodic)
     for s in range(len(structures)):
-        species = structures.species[bounds[s] : bounds[s + 1]].tobytes()
-        alike.setdefault(species + structures.periodic[s].tobytes(), []).append(s)
+        species = all_species[bounds[s] : bounds[s + 1]].tobytes()
+        alike.setdefault(species + periodic[s].tobytes(), []).append(s)
     pairs = [_same_geometries(structures, np.array(m)) for m in alike.values() if len(m) > 1]
     first, second = np.concatenate([np.empty((2, 0), dtype=np.int64), *pairs], axis=1)
     n = len(structures)
@@ -128,16 +130,22 @@ def find_duplicates(structures: Structures) -> np.ndarray:
 
 def _same_geometries(structures, members: np.ndarray) -> np.ndarray:
     """Return pairs (2, n_pairs) of equal geometries among structures with the same species."""
-    start = structures.offsets[members]
-    n_atoms = structures.offsets[members[0] + 1] - start[0]
-    positions = structures.positions[start[:, None] + np.arange(n_atoms)]
-    numbers = np.concatenate([positions, structures.cells[members]], axis=1)
-    numbers = numbers.reshape(members.size, -1)
+    n_atoms = structures.offsets[members[0] + 1] - structures.offsets[members[0]]
+
+    def numbers_of(some):
+        """Positions and cell of some of the members, a row for each."""
+        start = structures.offsets[members[some]]
+        positions = structures.positions[start[:, None] + np.arange(n_atoms)]
+        numbers = np.concatenate([positions, structures.cells[members[some]]], axis=1)
+        release(structures.positions)
+        return numbers.reshape(len(start), -1)
+
     # Equal geometries have nearly equal projections on any direction; rounding and hashing
     # instead would miss those that straddle a rounding boundary. The weights sum to one, so the
     # projections differ by no more than the numbers do.
-    weights = np.random.default_rng(0).dirichlet(np.ones(numbers.shape[1]))
-    key = numbers @ weights
+    weights = np.random.default_rng(0).dirichlet(np.ones(3 * n_atoms + 9))
+    size = -(-BLOCK // n_atoms)
+    key = np.concatenate([numbers_of(part) @ weights for part in blocks(members.size, size)])
     order = np.argsort(key, kind="stable")
     pairs = [np.empty((2, 0), dtype=np.int64)]
     single = np.ones(members.size, dtype=bool)
@@ -148,7 +156,9 @@ def _same_geometries(structures, members: np.ndarray) -> np.ndarray:
         # One link per structure is enough to join a chain of copies.
         near = np.flatnonzero(near & single[order[:-lag]])
         a, b = order[near], order[near + lag]
-        same = np.abs(numbers[a] - numbers[b]).max(axis=1) < SAME
+        same = np.empty(near.size, dtype=bool)
+        for part in blocks(near.size, size):
+            same[part] = np.abs(numbers_of(a[part]) - numbers_of(b[part])).max(axis=1) < SAME
         single[a[same]] = False
         pairs.append(np.stack([members[a[same]], members[b[same]]]))
     return np.concatenate(pairs, axis=1)

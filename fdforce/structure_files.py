@@ -5,10 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import lzma
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ase import Atoms
 from ase.io import iread
@@ -20,6 +21,12 @@ from fdforce.formats import recognised
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+CHUNK_ATOMS = 20_000
+"""Atoms of a large file that are worked on together."""
+
+PIECE = 2**20
+"""Characters of a compressed file that are unpacked together."""
 
 
 def load_sources(sources: Source) -> list[tuple[str, list[Atoms]]]:
@@ -37,15 +44,19 @@ def load_sources(sources: Source) -> list[tuple[str, list[Atoms]]]:
         sources = [sources]
     in_memory = [source for source in sources if isinstance(source, Atoms)]
     paths = [Path(source) for source in sources if not isinstance(source, Atoms)]
-    names = [path.name for path in paths]
-    loaded = [
-        (path.name if names.count(path.name) == 1 else str(path), read_file(path)) for path in paths
-    ]
+    loaded = [(name, read_file(path)) for name, path in named_files(paths)]
     if in_memory:
         loaded.append(("atoms", in_memory))
     if not any(frames for _, frames in loaded):
         raise DataError(f"{', '.join(map(str, paths)) or 'sources'}: no structures found")
     return loaded
+
+
+def named_files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """Names of files for messages, without the folder unless two files share a name."""
+    paths = [Path(path) for path in paths]
+    names = [path.name for path in paths]
+    return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 
 
 def read_file(path: str | Path) -> list[Atoms]:
@@ -125,6 +136,19 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
         raise DataError(f"{path}: damaged or of an unknown format ({reason:.200})") from error
 
 
+def chunks_of(frames: Iterable[Atoms], atoms: int) -> Iterator[tuple[int, list[Atoms]]]:
+    """Structures in lists of about so many atoms, each with the index of its first structure."""
+    first, chunk, size = 0, [], 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= atoms:
+            yield first, chunk
+            first, chunk, size = first + len(chunk), [], 0
+    if chunk:
+        yield first, chunk
+
+
 def _is_compressed_xyz(path: Path) -> bool:
     return path.suffix in OPENERS and path.stem.endswith("xyz")
 
@@ -133,11 +157,31 @@ def _compressed_xyz(path: Path) -> Iterator[Atoms]:
     # ASE jumps from structure to structure, and every jump back in a compressed file starts again
     # at its beginning: the time would grow with the square of the length.
     with OPENERS[path.suffix](path, "rt", encoding="utf-8") as file:
-        line = file.readline()
-        while line.strip():
-            # what is not a number, or too few lines, is for ASE to complain of
-            count = int(line) if line.strip().isdecimal() else 0
-            lines = [line, *islice(file, count + 1)]
-            while (line := file.readline()).lstrip().startswith("VEC"):  # a cell beside the atoms
-                lines.append(line)
-            yield from iread(io.StringIO("".join(lines)), index=":", format="extxyz")
+        for text in _whole_structures(file):
+            yield from iread(io.StringIO(text), index=":", format="extxyz")
+
+
+def _whole_structures(file: TextIO) -> Iterator[str]:
+    """Pieces of an xyz file that hold whole structures, about `PIECE` characters each.
+
+    As for ASE, a blank line in place of the number of atoms is the end. From anything else there
+    on, the rest is one piece, for ASE to complain of.
+    """
+    lines: list[str] = []
+    size = 0
+    while (first := file.readline()).strip():
+        of_cell = first.lstrip().startswith("VEC")  # belongs to the structure before
+        if size > PIECE and not of_cell:
+            yield "".join(lines)
+            lines, size = [], 0
+        lines.append(first)
+        if of_cell:
+            continue
+        try:
+            of_structure = list(itertools.islice(file, int(first) + 1))
+        except ValueError:
+            of_structure = list(file)
+        lines += of_structure
+        size += sum(map(len, of_structure))
+    if lines:
+        yield "".join(lines)

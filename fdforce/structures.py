@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+PER_ATOM = ("positions", "species", "forces")
+"""Arrays of `Structures` with a row for each atom."""
+
+
 @dataclass(frozen=True, eq=False)
 class Structures:
     """A data set laid end to end: S structures with N atoms in all.
@@ -58,10 +62,11 @@ class Structures:
         Symmetric, ASE's sign; NaN where absent or not periodic in three directions.
     weights : ndarray, shape (S,)
         ``info["weight"]``, else 1.
-    labels : tuple of str
+    labels : sequence of str
         "file.extxyz[12]", counted within the file; for messages.
-    config_types, trajectories : tuple of str
-        ``info["config_type"]`` and ``info["trajectory"]``, else "".
+    config_types, trajectories : sequence of str
+        ``info["config_type"]`` and ``info["trajectory"]``, else "". All three are tuples, or
+        tables of `fdforce.cached_structures` that hold less.
     """
 
     elements: tuple[str, ...]
@@ -74,9 +79,9 @@ class Structures:
     forces: np.ndarray
     stresses: np.ndarray
     weights: np.ndarray
-    labels: tuple[str, ...]
-    config_types: tuple[str, ...]
-    trajectories: tuple[str, ...]
+    labels: Sequence[str]
+    config_types: Sequence[str]
+    trajectories: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -99,10 +104,10 @@ class Structures:
     @property
     def compositions(self) -> np.ndarray:
         """Atoms of each element in each structure, shape (S, n_elements), int64."""
-        n = len(self.elements)
-        of_structure = np.repeat(np.arange(len(self)), self.counts)
-        counted = np.bincount(of_structure * n + self.species, minlength=len(self) * n)
-        return counted.reshape(len(self), n)
+        starts, kinds = self.offsets[:-1], range(len(self.elements))
+        return np.stack(
+            [np.add.reduceat(self.species == z, starts, dtype=np.int64) for z in kinds], axis=1
+        )
 
     @property
     def has_energy(self) -> np.ndarray:
@@ -127,7 +132,7 @@ class Structures:
         shift = self.offsets[:-1][indices] - offsets[:-1]
         atoms = np.arange(offsets[-1]) + np.repeat(shift, counts)
         chosen = {}
-        for field in fields(self):
+        for field in fields(Structures):
             value = getattr(self, field.name)
             if field.name == "elements":
                 chosen[field.name] = value
@@ -136,8 +141,7 @@ class Structures:
             elif isinstance(value, tuple):
                 chosen[field.name] = tuple(value[s] for s in indices)
             else:
-                per_atom = field.name in ("positions", "species", "forces")
-                chosen[field.name] = value[atoms if per_atom else indices]
+                chosen[field.name] = value[atoms if field.name in PER_ATOM else indices]
         return Structures(**chosen)
 
 
@@ -200,17 +204,17 @@ def read_structures(
     for (name, frames), of_file in zip(loaded, values, strict=True):
         keys = {q: label_values.choose_key(q, key, of_file) for q, key in given.items()}
         for index, (atoms, entry) in enumerate(zip(frames, of_file, strict=True)):
-            row = _row(atoms, entry, keys, f"{name}[{index}]")
-            if not _is_isolated(row):
+            row = row_of(atoms, entry, keys, f"{name}[{index}]")
+            if not is_isolated(row):
                 rows.append(row)
                 continue
-            _note_isolated(isolated, row)
+            note_isolated(isolated, row)
             if keep_isolated:
                 rows.append(row)
     if not rows:
         raise DataError(f"{where}: no structures besides isolated atoms")
 
-    structures = _pack(rows, elements)
+    structures = pack(rows, elements)
     check_positions(structures)
     check_distances(structures)
     if require_labels:
@@ -218,7 +222,7 @@ def read_structures(
     return structures, isolated
 
 
-def _row(atoms: Atoms, values: dict, keys: dict[str, str], label: str) -> dict:
+def row_of(atoms: Atoms, values: dict, keys: dict[str, str], label: str) -> dict:
     """Collect the numbers of one structure under the names of `Structures`."""
     if len(atoms) == 0:
         raise DataError(f"{label}: the structure has no atoms")
@@ -240,12 +244,14 @@ def _row(atoms: Atoms, values: dict, keys: dict[str, str], label: str) -> dict:
     }
 
 
-def _is_isolated(row: dict) -> bool:
+def is_isolated(row: dict) -> bool:
+    """Whether a row of `row_of` is an isolated atom, for its reference energy."""
     name = row["config_types"].replace("_", "").lower()
     return name == "isolatedatom" and len(row["numbers"]) == 1
 
 
-def _note_isolated(isolated: dict[str, float], row: dict) -> None:
+def note_isolated(isolated: dict[str, float], row: dict) -> None:
+    """Enter the energy of an isolated atom; DataError where another one differs."""
     element, energy = chemical_symbols[row["numbers"][0]], row["energies"]
     if np.isnan(energy):
         return
@@ -258,7 +264,8 @@ def _note_isolated(isolated: dict[str, float], row: dict) -> None:
         )
 
 
-def _pack(rows: list[dict], elements: Sequence[str] | None) -> Structures:
+def pack(rows: list[dict], elements: Sequence[str] | None) -> Structures:
+    """Lay rows of `row_of` end to end; the elements found where none are given."""
     counts = [len(row["numbers"]) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     labels = tuple(row["labels"] for row in rows)

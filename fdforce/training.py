@@ -15,7 +15,7 @@ from fdforce.data_set import DataSet
 from fdforce.epsilon import Monitor, default_epsilons, scan_model
 from fdforce.epsilon_scans import scan_entry
 from fdforce.errors import ConfigError, TrainingError
-from fdforce.evaluation import groups, summarise
+from fdforce.evaluation import accumulate, groups, summarise
 from fdforce.mixed_batches import force_aware_gradient, with_force_labels
 from fdforce.optimizers import AUTO, OPTIMIZERS, with_numbers
 from fdforce.schedules import SCHEDULES
@@ -232,7 +232,7 @@ class Trainer:
         """
         training, sums, total, seen, rate = self.config.training, {}, 0.0, 0, 0.0
         batches, factor = self._batches(new.epoch), self._schedule()
-        for number, indices in enumerate(batches):
+        for number, indices in enumerate(self.train.in_turn(batches)):
             share = self._share(number / len(batches))
             rate = self.settings.learning_rate * factor(share)
             before = self.model.theta
@@ -340,7 +340,7 @@ class Trainer:
     def _errors(self, part: DataSet, name: str) -> dict:
         """Loss and errors of the current parameters on a data set."""
         sums, total = {}, 0.0
-        for indices in groups(part.structures):
+        for indices in part.in_turn(groups(part.structures)):
             batch, target = part.batch(indices, self.threads)
             state = self.model.forward(batch)
             terms = self.loss(batch, state.energy, *self.model.forces(state), target)
@@ -383,12 +383,6 @@ class Trainer:
             return 1e-5
         self.scans.append(scan_entry(epoch, scan))
         return scan.recommended
-
-
-def accumulate(sums: dict, errors: dict) -> None:
-    """Add sums of errors of a batch to those of others."""
-    for quantity, values in errors.items():
-        sums[quantity] = sums.get(quantity, 0) + values
 
 
 def named(part: str, sums: dict) -> dict:

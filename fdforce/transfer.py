@@ -11,7 +11,7 @@ import numpy as np
 from fdforce import archive
 from fdforce.config import Config, default_config, keys_of, override
 from fdforce.errors import ConfigError, ModelFileError
-from fdforce.evaluation import predict
+from fdforce.evaluation import batches_of
 from fdforce.formats import recognised_training
 from fdforce.model_file import (
     FORMAT,
@@ -195,7 +195,8 @@ def shifted_references(model, structures, pairs, threads: int) -> np.ndarray:
     -------
     ndarray, shape (n_elements,), eV
     """
-    predicted = predict(model, structures, pairs=pairs, threads=threads).energies
+    batches = batches_of(structures, pairs, threads)
+    predicted = np.concatenate([model.forward(batch).energy for batch in batches])
     missed = replace(structures, energies=structures.energies - predicted)
     occurs = structures.compositions.any(axis=0)
     return model.reference_energies + np.where(occurs, reference_energies(missed), 0.0)

@@ -1,6 +1,8 @@
 """``fdforce predict``."""
 
+import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -51,16 +53,14 @@ def predict(model, data, output, device, precision, threads):
     output = Path(output)
     file_format = _writable_format(output)
     model = load_model(model, precision=precision)
-    frames, warnings = [], []
-    with limit_threads(threads) as threads:
+    counts = []
+    with limit_threads(threads) as threads, _Writer(output, file_format) as writer:
         for path in data:
-            of_file, warning = _predicted(model, path, threads)
-            frames += of_file
-            warnings += warning
-    _write(output, frames, file_format)
-    click.echo(f"{len(frames)} structures: {output}")
-    for warning in warnings:
-        click.echo(warning, err=True)
+            counts.append(_predict_file(model, path, threads, writer))
+    click.echo(f"{sum(count.structures for count in counts)} structures: {output}")
+    for path, count in zip(data, counts, strict=True):
+        if count.atoms_outside:
+            click.echo(count.warning(Path(path).name), err=True)
 
 
 def _writable_format(output: Path) -> str:
@@ -79,35 +79,76 @@ def _writable_format(output: Path) -> str:
     return name
 
 
-def _predicted(model, path, threads):
-    """The structures of a file with predictions in place of their labels, and warnings."""
+@dataclass
+class _Count:
+    """Structures and atoms of a file, and how many of them extrapolate."""
+
+    structures: int = 0
+    atoms: int = 0
+    structures_outside: int = 0
+    atoms_outside: int = 0
+    furthest: tuple = (0.0, 0, 0)
+    """How far outside, the atom, and its structure."""
+
+    def add(self, structures, outside, first: int) -> None:
+        """Count some more structures, of which the first one is structure `first`."""
+        self.structures += len(structures)
+        self.atoms += structures.n_atoms
+        if not outside:
+            return
+        self.structures_outside += outside.n_structures
+        self.atoms_outside += len(outside)
+        if outside.ranges[0] > self.furthest[0]:
+            self.furthest = outside.ranges[0], outside.atom[0], first + outside.structure[0]
+
+    def warning(self, name: str) -> str:
+        """What a user should know of a file."""
+        return (
+            f"warning: {name}: {self.atoms_outside} of {self.atoms} atoms "
+            f"({self.structures_outside} of {self.structures} structures) have features outside "
+            f"their training range, furthest atom {self.furthest[1]} of structure "
+            f"{self.furthest[2]}"
+        )
+
+
+def _predict_file(model, path, threads, writer) -> _Count:
+    """Write the structures of a file with predictions in place of their labels."""
+    from fdforce.structure_files import CHUNK_ATOMS, chunks_of, iterate_file
+
+    count = _Count()
+    for first, frames in chunks_of(iterate_file(path), CHUNK_ATOMS):
+        assessed = _assessed(model, frames, threads, Path(path).name, first)
+        for s, atoms in enumerate(frames):
+            _label(atoms, assessed, s, assessed.structures.offsets)
+        if assessed.outside:
+            _mark(frames, assessed.outside)
+        count.add(assessed.structures, assessed.outside, first)
+        writer.write(frames)
+    if not count.structures:
+        raise DataError(f"{path}: no structures found")
+    return count
+
+
+def _assessed(model, frames, threads, name, first):
     from ase import Atoms
 
     from fdforce.assessment import assess
-    from fdforce.structure_files import read_file
     from fdforce.structures import read_structures
 
-    frames = read_file(path)
-    if not frames:
-        raise DataError(f"{path}: no structures found")
     # labels are of no use here, and damaged ones should not stop a prediction
     bare = [Atoms(f.numbers, positions=f.positions, cell=f.cell, pbc=f.pbc) for f in frames]
     try:
         structures, _ = read_structures(bare, elements=model.elements, keep_isolated=True)
     except DataError as problem:
-        message = str(problem)
-        if message.startswith("atoms["):
-            message = f"{Path(path).name}{message.removeprefix('atoms')}"
-        raise DataError(message) from problem
-    assessed = assess(model, structures, threads=threads)
-    outside = assessed.outside
-    for s, atoms in enumerate(frames):
-        _label(atoms, assessed, s, structures.offsets)
-    return frames, _mark(frames, outside, structures, Path(path).name) if outside else []
+        found = re.fullmatch(r"atoms\[(\d+)\](.*)", str(problem), re.DOTALL)
+        if not found:
+            raise
+        raise DataError(f"{name}[{first + int(found[1])}]{found[2]}") from problem
+    return assess(model, structures, threads=threads)
 
 
-def _mark(frames, outside, structures, name):
-    """Write beside atoms that extrapolate how many of their features do, and warn."""
+def _mark(frames, outside):
+    """Write beside atoms that extrapolate how many of their features do."""
     import numpy as np
 
     for s in np.unique(outside.structure):
@@ -115,12 +156,6 @@ def _mark(frames, outside, structures, name):
         marks = np.zeros(len(frames[s]), dtype=int)
         marks[outside.atom[here]] = outside.count[here]
         frames[s].set_array("features_outside", marks)
-    s, atom = outside.structure[0], outside.atom[0]
-    return [
-        f"warning: {name}: {len(outside)} of {structures.n_atoms} atoms ({outside.n_structures} of "
-        f"{len(structures)} structures) have features outside their training range, furthest "
-        f"atom {atom} of structure {s}"
-    ]
 
 
 def _label(atoms, assessed, s, offsets):
@@ -145,21 +180,49 @@ def _label(atoms, assessed, s, offsets):
         atoms.arrays["forces_std"] = assessed.members.forces_std[of_structure]
 
 
-def _write(output: Path, frames, file_format):
-    """Write to a temporary folder beside the file and move it there when it is complete."""
-    import ase.io
+class _Writer:
+    """Writes into a temporary folder beside a file, and moves it there when it is complete.
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".predict-", dir=output.parent) as folder:
-        temporary = Path(folder) / output.name
+    Extended xyz is written as it comes; of other formats ASE wants all structures together.
+    """
+
+    def __init__(self, output: Path, file_format: str):
+        self.output, self.format = output, file_format
+        self.streams = output.suffix == ".extxyz"
+        self.kept: list = []
+
+    def __enter__(self):
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=".predict-", dir=self.output.parent)
+        self.temporary = Path(self._folder.name) / self.output.name
+        return self
+
+    def __exit__(self, kind, *_):
         try:
-            ase.io.write(temporary, frames, format=file_format)
+            if kind is None:
+                if not self.streams:
+                    self._write(self.kept)
+                self.temporary.replace(self.output)
+        finally:
+            self._folder.cleanup()
+
+    def write(self, frames: list) -> None:
+        """Add structures."""
+        if self.streams:
+            self._write(frames, append=True)
+        else:
+            self.kept += frames
+
+    def _write(self, frames, **options):
+        import ase.io
+
+        try:
+            ase.io.write(self.temporary, frames, format=self.format, **options)
         except OSError:
             raise
         # ASE's writers raise whatever they tripped over, often that a format holds one structure
         except Exception as problem:
             reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
             raise FdforceError(
-                f"{output}: ASE cannot write it as {file_format} ({reason:.200}); take .extxyz"
+                f"{self.output}: ASE cannot write it as {self.format} ({reason:.200}); take .extxyz"
             ) from problem
-        temporary.replace(output)

@@ -220,7 +220,7 @@ def absolute_paths(config: Config, folder: str | os.PathLike = "") -> Config:
             return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
         return value
 
-    names = [name for name, key in TABLES["data"].items() if key.metadata.get("files")]
+    names = [name for name, key in TABLES["data"].items() if key.metadata.get("files")] + ["cache"]
     changes = {name: absolute(getattr(config.data, name)) for name in names}
     start = absolute(config.training.start_from)
     return dataclasses.replace(

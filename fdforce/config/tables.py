@@ -49,6 +49,7 @@ class DataConfig:
     reference_energies: str | dict[str, float] = key(
         "fit", "energy of an atom by itself, or a table element = eV", choices=("fit", "isolated")
     )
+    cache: str = key("", 'folder for packed data, for sets too large for memory; "" = in memory')
 
 
 @dataclasses.dataclass(frozen=True)

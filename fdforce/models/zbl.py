@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
+from fdforce.batch import make_batch
 from fdforce.errors import ConfigError
+from fdforce.evaluation import groups
+from fdforce.mapped import BLOCK, release
 from fdforce.units import COULOMB
 
 MARGIN = 0.95
@@ -169,15 +172,17 @@ def shortest_distances(structures, pairs) -> np.ndarray:
     """
     n = pairs.n_species
     shortest = np.full((n, n), np.inf)
-    rows = np.flatnonzero(np.diff(pairs.row_start))
-    first = pairs.row_start[rows]
-    atom = rows // n
-    structure = np.searchsorted(structures.offsets, atom, side="right") - 1
-    neighbor = pairs.neighbor[first] + structures.offsets[structure]
-    moved = np.einsum("ap,pab->pb", pairs.shift[:, first], structures.cells[structure])
-    separation = structures.positions[neighbor] + moved - structures.positions[atom]
-    distance = np.linalg.norm(separation, axis=1)
-    np.minimum.at(shortest, (structures.species[atom], rows % n), distance)
+    for indices in groups(structures, atoms=BLOCK):
+        batch = make_batch(structures, pairs, indices)
+        rows = np.flatnonzero(batch.row_end > batch.row_begin)
+        first, atom = batch.row_begin[rows], rows // n
+        structure = batch.structure[atom]
+        neighbor = batch.neighbor[first] + batch.offsets[structure]
+        moved = np.einsum("ap,pab->pb", batch.shift[:, first], batch.cells[structure])
+        separation = batch.positions[neighbor] + moved - batch.positions[atom]
+        distance = np.linalg.norm(separation, axis=1)
+        np.minimum.at(shortest, (batch.species[atom], rows % n), distance)
+        release(pairs.neighbor, pairs.shift, pairs.row_start, structures.positions)
     return shortest
 
 
