@@ -15,7 +15,7 @@ from fdforce.descriptors.features import (
     compute_features,
     settings_of,
 )
-from fdforce.descriptors.symmetry_functions import Program, gaussian, power
+from fdforce.descriptors.symmetry_function_program import Program, gaussian, power
 from fdforce.errors import ConfigError
 
 MODES = ("weighted", "elements")
