@@ -113,7 +113,8 @@ class WorkerProcesses:
                 yield from self._ended(process, last.get(process, ""))
                 continue
             text, separator, answer = line.partition(SEPARATOR)
-            if text or not separator:
+            # what is printed between jobs belongs to none
+            if process in self._busy and (text or not separator):
                 last[process] = text
                 log(self._busy[process], text)
             if separator:

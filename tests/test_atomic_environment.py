@@ -9,13 +9,35 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase import Atoms
-from scipy.spatial.transform import Rotation
 
 from fdforce.descriptors.atomic_environment import ANI1X, ANI2X, AtomicEnvironmentVector
 from fdforce.errors import ConfigError, DataError
 from fdforce.gradient import loss_gradient
 from fdforce.models.elemental_networks import ElementalNetworks
-from tests.checks import COMPLEX_STEP, batch_of, relative, symmetric, voigt
+from tests.checks import (
+    COMPLEX_STEP,
+    ELEMENTS,
+    EPS,
+    EPS_32,
+    batch_of,
+    bent_oxide,
+    check_backward,
+    check_backward_in_float32,
+    check_chunks,
+    check_forces,
+    check_loss_gradient,
+    check_nan,
+    check_permutation,
+    check_replicas,
+    check_rotation_and_translation,
+    check_supercell,
+    cluster,
+    elements_of,
+    of_first_atom,
+    plain,
+    random_standardisation,
+    relative,
+)
 from tests.naive import atomic_environment as naive
 from tests.systems import SYSTEMS
 
@@ -31,17 +53,12 @@ SMALL = dict(
     angular_shifts=[0.9, 1.8, 2.9],
 )
 CASES = {"1x": ANI1X, "2x": ANI2X, "odd": SMALL}
-EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
 AEV_KEYS = [f"{m}_{v}" for m in ("CH3CH2OH", "NH3", "HCN") for v in ("eq", "disp")]
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden/ani")
-
-
-def elements_of(atoms):
-    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
 
 
 @cache
@@ -56,14 +73,7 @@ def setting(system, case, *, seed=0, **options):
     elements = elements_of(atoms)
     descriptor = AtomicEnvironmentVector(elements, **CASES[case])
     batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    rng = np.random.default_rng(seed)
-    shape = (len(elements), descriptor.n_features)
-    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-
-
-def plain(descriptor, dtype=np.float64):
-    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
-    return zeros, zeros + zeros.dtype.type(1)
+    return descriptor, batch, *random_standardisation(descriptor, seed)
 
 
 # Golden values
@@ -421,112 +431,70 @@ def test_any_zeta(zeta):
     single, _ = descriptor.forward(batch, *plain(descriptor, np.float32))
     size = 1 + np.abs(expected)
     assert np.max(np.abs(single[batch.place] - expected) / size) < 100 * EPS_32
-    check_backward(descriptor, batch, mean, scale)
-
-
-def cluster(n, seed=0):
-    """An atom in the middle of n others between 1.5 and 4.4 Å, of two kinds."""
-    rng = np.random.default_rng(seed)
-    positions = [np.zeros(3)]
-    while len(positions) < n + 1:
-        trial = rng.uniform(-4.4, 4.4, size=3)
-        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
-        if 1.5 < apart[0] < 4.4 and apart.min() > 0.4:
-            positions.append(trial)
-    return Atoms(["Cu"] + ["Cu", "O"] * (n // 2) + ["Cu"] * (n % 2), positions)
+    check_backward(descriptor, batch, mean, scale, slope_limit)
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 16, 22, 23, 24, 32, 33, 64, 150])
 def test_any_number_of_triplets(n):
     """Tiles of 256 triplets, in vectors of 8 per pair of species: 33 neighbours make 528."""
-    atoms = cluster(n)
+    atoms = cluster(n, reach=4.4, symbols=("Cu", "O"))
     descriptor = AtomicEnvironmentVector(["Cu", "O"], **SMALL)
     expected = naive.atom_features(atoms, 0, ["Cu", "O"], **SMALL)
     features = descriptor.compute(atoms)[0]
     assert features == pytest.approx(expected, rel=1e-12, abs=1e-12)
     batch = batch_of([atoms], ["Cu", "O"], descriptor.cutoff)
-    check_backward(descriptor, batch, *plain(descriptor))
+    check_backward(descriptor, batch, *plain(descriptor), slope_limit)
 
 
 # Backward
 
 
-def check_backward(descriptor, batch, mean, scale, *, seed=3):
-    """Largest slope that was compared."""
-    rng = np.random.default_rng(seed)
-    features, kept = descriptor.forward(batch, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(batch, d_features, kept, scale)
-    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, len(batch))
-    largest = 0
-    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
-        moved = batch.displaced(g, np.full(len(batch), 1j * COMPLEX_STEP), h)
-        slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
-        per_atom = voigt(h)[batch.structure] * [1, 1, 1, 2, 2, 2]
-        terms = np.concatenate([(d_positions * g).ravel(), (d_strain * per_atom).ravel()])
-        limit = 500 * EPS * np.abs(terms).sum() + EPS
-        assert terms.sum() == pytest.approx(slope, rel=0, abs=limit)
-        largest = max(largest, abs(slope))
-    return largest
+def slope_limit(back, forth):
+    """Largest difference of slopes: round-off of their terms."""
+    return 500 * EPS * np.abs(back).sum() + EPS
 
 
 @every_case
 @every_system
 def test_backward_is_the_complex_step_of_forward(system, case):
-    largest = check_backward(*setting(system, case))
+    slopes, _ = check_backward(*setting(system, case), slope_limit)
     # nothing to see: no pair, or one that ends at the radial cutoff
     if system != "single_atom" and (system, case) != ("atom_on_cutoff", "odd"):
-        assert largest > 1e-2
+        assert slopes.max() > 1e-2
 
 
 @every_case
 @every_system
 def test_backward_in_float32(system, case):
-    descriptor, batch, mean, scale = setting(system, case)
-    results = []
-    for dtype in (np.float32, np.float64):
-        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
-        features, kept = descriptor.forward(batch, mean, scale)
-        assert len(kept) == batch.n_atoms
-        d_features = np.random.default_rng(4).normal(size=features.shape)
-        d_features = d_features.astype(np.float32).astype(dtype)
-        results.append(descriptor.backward(batch, d_features, kept, scale))
-    for single, double in zip(*results):
-        assert single.dtype == np.float64
-        assert np.abs(single - double).max() <= 200 * EPS_32 * np.abs(double).max()
+    check_backward_in_float32(*setting(system, case), 200 * EPS_32)
 
 
 # Physics
+
+
+def largest_difference(features, expected):
+    return np.abs(features - expected).max()
 
 
 @pytest.mark.parametrize("system", ["molecule", "thin_triclinic", "slab", "three_species"])
 def test_rotation_and_translation(system):
     atoms = SYSTEMS[system]()
     descriptor = AtomicEnvironmentVector(elements_of(atoms))
-    moved = atoms.copy()
-    rotation = Rotation.random(random_state=5).as_matrix()
-    moved.set_cell(atoms.cell @ rotation.T)
-    moved.positions = atoms.positions @ rotation.T + [3.1, -20.7, 8.8]
-    assert np.abs(descriptor.compute(moved) - descriptor.compute(atoms)).max() < 1e-12
+    check_rotation_and_translation(descriptor, atoms, largest_difference, 1e-12)
 
 
 @pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
 def test_permutation_of_atoms(system):
     atoms = SYSTEMS[system]()
-    order = np.roll(np.arange(len(atoms)), 1)[::-1]
     descriptor = AtomicEnvironmentVector(elements_of(atoms), **SMALL)
-    features = descriptor.compute(atoms)
-    assert not np.allclose(features[order], features)
-    assert descriptor.compute(atoms[order]) == pytest.approx(features[order], rel=0, abs=1e-13)
+    check_permutation(descriptor, atoms, largest_difference, 1e-13)
 
 
 @pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
 def test_supercell(system):
     atoms = SYSTEMS[system]()
-    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
     descriptor = AtomicEnvironmentVector(elements_of(atoms), **SMALL)
-    expected = np.tile(descriptor.compute(atoms), (repeats.prod(), 1))
-    assert descriptor.compute(atoms.repeat(repeats)) == pytest.approx(expected, rel=0, abs=1e-12)
+    check_supercell(descriptor, atoms, largest_difference, 1e-12)
 
 
 @pytest.mark.parametrize("case", ["1x", "odd"])
@@ -534,34 +502,20 @@ def test_supercell(system):
 def test_features_and_slopes_fade_out_at_the_cutoff(which, case):
     """Quadratic in the gap, and no slope left: f and f' vanish at the cutoff."""
     cutoff = CASES[case][f"{which}_cutoff"]
-    atoms = Atoms("TiO2", [[0, 0, 0], [1.6, 0.3, 0], [-0.4, 0.2, 1.0]])
-    towards = atoms.positions[2] / np.linalg.norm(atoms.positions[2])
-    atoms.positions[2] = cutoff * towards
+    atoms, direction = bent_oxide(cutoff)
     other = "angular" if which == "radial" else "radial"
     options = {**CASES[case], f"{other}_cutoff": 2.0}
     # wide functions, or the cutoff is not what one sees
     options |= {"radial_eta": 0.5, "angular_eta": 0.5, "zeta": 2.0}
     descriptor = AtomicEnvironmentVector(["Ti", "O"], **options)
     batch = batch_of([atoms], descriptor.elements, cutoff)
-    direction = np.zeros((3, 3))
-    direction[2] = towards
-
-    def of_titanium(gap):
-        moved = batch.displaced(direction, np.array([[-gap]]))
-        features, kept = descriptor.forward(moved, *plain(descriptor))
-        d_features = np.zeros_like(features)
-        row = moved.place[0]
-        d_features[row] = 1
-        d_positions, _ = descriptor.backward(moved, d_features, kept, plain(descriptor)[1])
-        return features[row], d_positions[2]
-
-    outside, nothing = of_titanium(-1e-2)
-    assert not nothing.any()
+    outside, nothing, _ = of_first_atom(descriptor, batch, direction, 1e-2)
+    assert not nothing[2].any()
     sizes, slopes = [], []
     for gap in (1e-2, 5e-3, 2.5e-3):
-        features, slope = of_titanium(gap)
+        features, d_positions, _ = of_first_atom(descriptor, batch, direction, -gap)
         sizes.append(np.abs(features - outside).sum())
-        slopes.append(np.linalg.norm(slope))
+        slopes.append(np.linalg.norm(d_positions[2]))
     assert sizes[0] > 1e-8
     assert np.array(sizes[:-1]) / sizes[1:] == pytest.approx(4, rel=0.02)
     assert np.array(slopes[:-1]) / slopes[1:] == pytest.approx(2, rel=0.02)
@@ -575,112 +529,48 @@ def test_straight_and_folded_triplets(bent):
     batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
     expected = naive.features(atoms, ["Ti", "O"], **ANI1X)
     assert descriptor.compute(atoms) == pytest.approx(expected, rel=1e-11, abs=1e-14)
-    assert check_backward(descriptor, batch, *plain(descriptor)) > 1e-2
+    slopes, _ = check_backward(descriptor, batch, *plain(descriptor), slope_limit)
+    assert slopes.max() > 1e-2
 
 
 # Batches, chunks and replicas
 
-NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
-ELEMENTS = ["Ti", "O"]
-
-
-def frames_of(names):
-    return [SYSTEMS[name]() for name in names]
-
 
 @pytest.mark.parametrize("n_chunks", [2, 3, 50])
 def test_chunks_change_nothing(n_chunks):
-    descriptor = AtomicEnvironmentVector(ELEMENTS, **SMALL)
-    results = []
-    for chunks in (1, n_chunks):
-        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
-        mean, scale = plain(descriptor)
-        features, kept = descriptor.forward(batch, mean, scale)
-        d_features = np.random.default_rng(8).normal(size=features.shape)
-        results.append((features, *descriptor.backward(batch, d_features, kept, scale)))
-    (one, one_r, one_s), (many, many_r, many_s) = results
-    assert (one == many).all()
-    assert (one_s == many_s).all()
-    assert np.abs(one_r - many_r).max() < 10 * EPS * np.abs(one_r).max()
+    check_chunks(AtomicEnvironmentVector(ELEMENTS, **SMALL), n_chunks)
 
 
 @pytest.mark.parametrize("n_replicas", [2, 4])
 def test_replicas_equal_separate_batches(n_replicas):
-    descriptor = AtomicEnvironmentVector(ELEMENTS, **SMALL)
-    rng = np.random.default_rng(9)
-    shape = (len(ELEMENTS), descriptor.n_features)
-    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
-    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
-    eta = 1e-3 * rng.uniform(-1, 1, size=(n_replicas, len(batch)))
-    replicas = batch.displaced(direction, eta, strain)
-    features, kept = descriptor.forward(replicas, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(replicas, d_features, kept, scale)
-    n = len(batch.species)
-    for k in range(n_replicas):
-        one = batch.displaced(direction, eta[k], strain)
-        alone, kept = descriptor.forward(one, mean, scale)
-        rows = slice(k * n, (k + 1) * n)
-        assert (features[replicas.place[rows]] == alone[one.place]).all()
-        d_alone = np.empty_like(alone)
-        d_alone[one.place] = d_features[replicas.place[rows]]
-        of_positions, of_strain = descriptor.backward(one, d_alone, kept, scale)
-        assert (d_positions[rows] == of_positions).all()
-        assert (d_strain[rows] == of_strain).all()
+    check_replicas(AtomicEnvironmentVector(ELEMENTS, **SMALL), n_replicas)
 
 
 @pytest.mark.parametrize("case", ["1x", "2x"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nan_position_makes_nan_features(case, dtype):
-    descriptor = AtomicEnvironmentVector(ELEMENTS, **CASES[case])
-    batch = batch_of([SYSTEMS["two_species"]()], ELEMENTS, descriptor.cutoff)
-    batch.positions[3, 1] = np.nan
-    features, kept = descriptor.forward(batch, *plain(descriptor, dtype))
-    # every atom of rutile has atom 3 or an image of it within 5 Å
-    assert np.isnan(features).any(axis=1).all()
-    ones = np.ones_like(features)
-    d_positions, _ = descriptor.backward(batch, ones, kept, plain(descriptor, dtype)[1])
-    assert np.isnan(d_positions).any()
+    check_nan(AtomicEnvironmentVector(ELEMENTS, **CASES[case]), dtype)
 
 
 # Models
 
 
-def model_of(names, elements, hidden=(9, 7), **options):
-    descriptor = AtomicEnvironmentVector(elements, **options)
-    model = ElementalNetworks(descriptor, hidden, "tanh", seed=2)
-    batch = batch_of(frames_of(names), elements, model.cutoff)
+def model_and_batch(**options):
+    descriptor = AtomicEnvironmentVector(ELEMENTS, **options)
+    model = ElementalNetworks(descriptor, (9, 7), "tanh", seed=2)
+    frames = [SYSTEMS[name]() for name in ("two_species", "left_handed")]
+    batch = batch_of(frames, ELEMENTS, model.cutoff)
     model.standardise([batch])
     return model, batch
 
 
 @pytest.mark.parametrize("options", [{}, ANI2X, SMALL], ids=["1x", "2x", "odd"])
 def test_forces_and_virials_are_slopes_of_the_energy(options):
-    model, batch = model_of(["two_species", "left_handed"], ["Ti", "O"], **options)
-    forces, virial = model.forces(model.forward(batch))
-    rng = np.random.default_rng(6)
-    direction, strain = rng.normal(size=forces.shape), symmetric(rng, len(batch))
-    moved = batch.displaced(direction, np.full(len(batch), 1j * COMPLEX_STEP), strain)
-    slope = -model.forward(moved).energy.imag / COMPLEX_STEP
-    work = np.add.reduceat((forces * direction).sum(axis=1), batch.offsets[:-1])
-    assert work + (virial * strain).sum(axis=(1, 2)) == pytest.approx(slope, rel=1e-9)
-    assert np.add.reduceat(forces, batch.offsets[:-1]) == pytest.approx(0, abs=1e-9)
+    check_forces(*model_and_batch(**options), rel=1e-9)
 
 
-def test_central_difference_and_complex_step_agree():
-    model, batch = model_of(["two_species", "left_handed"], ["Ti", "O"])
-
-    def loss(batch, energy, forces, virial):
-        force_loss = np.add.reduceat((forces**2).sum(axis=1), batch.offsets[:-1])
-        return SimpleNamespace(
-            value=force_loss.sum(), force_loss=force_loss, d_energy=np.ones(len(batch)),
-            d_forces=2 * forces, d_virial=virial,
-        )  # fmt: skip
-
-    exact = loss_gradient(model, batch, loss, stencil="complex").gradient
-    central = loss_gradient(model, batch, loss, stencil="central", epsilon=1e-5).gradient
-    assert 0 < relative(central, exact) < 1e-6
+def test_stencils_agree_on_the_gradient_of_the_loss():
+    check_loss_gradient(*model_and_batch())
 
 
 # Settings

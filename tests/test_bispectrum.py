@@ -1,6 +1,6 @@
 """Bispectrum components: fdforce against tests/naive, LAMMPS and itself."""
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +9,41 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 from fdforce.descriptors.bispectrum import Bispectrum, components
 from fdforce.errors import ConfigError, DataError, FdforceError
-from fdforce.gradient import loss_gradient
-from fdforce.losses import SquaredLoss, Target
 from fdforce.models import ElementalNetworks
-from tests.checks import COMPLEX_STEP, batch_of, check_directional, relative, symmetric, voigt
+from tests.checks import (
+    COMPLEX_STEP,
+    ELEMENTS,
+    EPS,
+    EPS_32,
+    batch_of,
+    check_backward,
+    check_backward_in_float32,
+    check_chunks,
+    check_forces,
+    check_keeping_nothing,
+    check_loss_gradient,
+    check_nan,
+    check_permutation,
+    check_replicas,
+    check_rotation_and_translation,
+    check_supercell,
+    check_wrapping,
+    cluster,
+    elements_of,
+    oxides,
+    plain,
+    random_standardisation,
+    voigt,
+)
 from tests.naive.bispectrum import bispectrum, clebsch_gordan
 from tests.naive.bispectrum import components as naive_components
 from tests.systems import SYSTEMS
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "golden" / "snap"
 BAR = 1 / 1.6021765e6  # of LAMMPS' units metal, eV/Å^3
-EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
 TANTALUM = dict(elements=["Ta"], rcutfac=4.67637)
 TUNGSTEN_BERYLLIUM = dict(
@@ -39,10 +59,6 @@ CASES = {
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
-
-
-def elements_of(atoms):
-    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
 
 
 def options_of(elements, case):
@@ -97,26 +113,7 @@ def setting(system, case, *, seed=0, **options):
     atoms = SYSTEMS[system]()
     descriptor = Bispectrum(**options_of(elements_of(atoms), case))
     batch = batch_of([atoms], descriptor.elements, descriptor.cutoff, **options)
-    rng = np.random.default_rng(seed)
-    shape = (len(descriptor.elements), descriptor.n_features)
-    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-
-
-def plain(descriptor, dtype=np.float64):
-    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
-    return zeros, zeros + zeros.dtype.type(1)
-
-
-def cluster(n, seed=0):
-    """An atom in the middle of n others of its kind between 1.5 and 4.9 Å, 0.4 Å apart."""
-    rng = np.random.default_rng(seed)
-    positions = [np.zeros(3)]
-    while len(positions) < n + 1:
-        trial = rng.uniform(-4.9, 4.9, size=3)
-        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
-        if 1.5 < apart[0] < 4.9 and apart.min() > 0.4:
-            positions.append(trial)
-    return Atoms(f"Cu{n + 1}", positions)
+    return descriptor, batch, *random_standardisation(descriptor, seed)
 
 
 # Against the oracle
@@ -220,26 +217,21 @@ def test_clebsch_gordan_coefficients_are_orthonormal():
 # Backward
 
 
+def tight_limit(back, forth):
+    return 1e-13 * np.abs(forth).sum()
+
+
+def slope_limit(back, forth):
+    """Largest difference of slopes: round-off of their terms."""
+    return max(1e-13 * max(np.abs(forth).sum(), np.abs(back).sum()), 1e-15)
+
+
 @every_case
 @every_system
 def test_backward_is_the_complex_step_of_forward(system, case):
-    descriptor, batch, mean, scale = setting(system, case)
-    rng = np.random.default_rng(3)
-    features, sums = descriptor.forward(batch, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(batch, d_features, sums, scale)
-    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, 1)
-    has_slope = system not in ("single_atom", "atom_on_cutoff")  # nothing to see
-    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
-        moved = batch.displaced(g, np.array([1j * COMPLEX_STEP]), h)
-        terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
-        back = np.concatenate(
-            [(d_positions * g).ravel(), (d_strain * voigt(h) * [1, 1, 1, 2, 2, 2]).ravel()]
-        )
-        limit = 1e-13 * max(np.abs(terms).sum(), np.abs(back).sum())
-        assert back.sum() == pytest.approx(terms.sum(), rel=0, abs=max(limit, 1e-15))
-        if has_slope:
-            assert abs(terms.sum()) > 1e3 * limit
+    slopes, limits = check_backward(*setting(system, case), slope_limit)
+    if system not in ("single_atom", "atom_on_cutoff"):  # nothing to see
+        assert (slopes > 1e3 * limits).all()
 
 
 @pytest.mark.parametrize("twojmax", range(11))
@@ -247,54 +239,23 @@ def test_backward_is_the_complex_step_of_forward(system, case):
 def test_backward_of_every_angular_momentum(twojmax, chemflag):
     if chemflag and twojmax > 6:
         twojmax = 6
-    atoms = SYSTEMS["left_handed"]()
     descriptor = Bispectrum(["Ti", "O"], twojmax, 4.2, wj=[1.0, 0.6], chemflag=chemflag)
-    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
-    mean, scale = plain(descriptor)
-    features, sums = descriptor.forward(batch, mean, scale)
-    rng = np.random.default_rng(twojmax)
-    d_features = rng.normal(size=features.shape)
-    d_positions, _ = descriptor.backward(batch, d_features, sums, scale)
-    direction = rng.normal(size=d_positions.shape)
-    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
-    terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
-    limit = 1e-13 * np.abs(terms).sum()
-    assert np.sum(d_positions * direction) == pytest.approx(terms.sum(), rel=0, abs=limit)
+    batch = batch_of([SYSTEMS["left_handed"]()], descriptor.elements, descriptor.cutoff)
+    check_backward(descriptor, batch, *plain(descriptor), tight_limit, seed=twojmax)
 
 
 @pytest.mark.parametrize("n", [8, 64, 65, 130])
 def test_backward_over_several_tiles(n):
-    atoms = cluster(n)
     descriptor = Bispectrum(["Cu"], 4, 5.0)
-    batch = batch_of([atoms], ["Cu"], descriptor.cutoff)
-    mean, scale = plain(descriptor)
-    features, sums = descriptor.forward(batch, mean, scale)
-    rng = np.random.default_rng(0)
-    d_features = np.zeros_like(features)
-    d_features[batch.place[0]] = rng.normal(size=descriptor.n_features)
-    d_positions, _ = descriptor.backward(batch, d_features, sums, scale)
-    direction = rng.normal(size=d_positions.shape)
-    moved = batch.displaced(direction, np.array([1j * COMPLEX_STEP]))
-    terms = d_features * descriptor.forward(moved, mean, scale)[0].imag / COMPLEX_STEP
-    limit = 1e-13 * np.abs(terms).sum()
-    assert np.sum(d_positions * direction) == pytest.approx(terms.sum(), rel=0, abs=limit)
+    batch = batch_of([cluster(n)], ["Cu"], descriptor.cutoff)
+    check_backward(descriptor, batch, *plain(descriptor), tight_limit, seed=0, atom=0)
 
 
 @every_case
 @every_system
 def test_backward_in_float32(system, case):
-    descriptor, batch, mean, scale = setting(system, case)
-    results = []
-    for dtype in (np.float32, np.float64):
-        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
-        features, sums = descriptor.forward(batch, mean, scale)
-        rng = np.random.default_rng(4)
-        d_features = rng.normal(size=features.shape).astype(np.float32).astype(dtype)
-        results.append(descriptor.backward(batch, d_features, sums, scale))
-    for single, double in zip(*results):
-        assert single.dtype == np.float64  # sums over neighbours and atoms are in double
-        # hundreds of components of both signs
-        assert np.abs(single - double).max() <= 100 * EPS_32 * np.abs(double).max()
+    # hundreds of components of both signs
+    check_backward_in_float32(*setting(system, case), 100 * EPS_32)
 
 
 # Physics
@@ -305,23 +266,13 @@ def test_backward_in_float32(system, case):
 def test_rotation_and_translation(system, case):
     atoms = SYSTEMS[system]()
     descriptor = Bispectrum(**options_of(elements_of(atoms), case))
-    features = descriptor.compute(atoms)
-    moved = atoms.copy()
-    rotation = Rotation.random(random_state=5).as_matrix()
-    moved.set_cell(atoms.cell @ rotation.T)
-    moved.positions = atoms.positions @ rotation.T + [3.1, -20.7, 8.8]
-    # positions of 20 Å carry ten times the round-off of a distance of 2 Å
-    assert worst(descriptor.compute(moved), features) < 1e-13
+    check_rotation_and_translation(descriptor, atoms, worst, 1e-13)
 
 
 @pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
 def test_permutation_of_atoms(system):
     atoms = SYSTEMS[system]()
-    order = np.roll(np.arange(len(atoms)), 1)[::-1]
-    descriptor = Bispectrum(**options_of(elements_of(atoms), "plain"))
-    features = descriptor.compute(atoms)
-    assert not np.allclose(features[order], features)
-    assert worst(descriptor.compute(atoms[order]), features[order]) < 1e-13
+    check_permutation(Bispectrum(**options_of(elements_of(atoms), "plain")), atoms, worst, 1e-13)
 
 
 def test_mirror_images_are_alike():
@@ -337,19 +288,11 @@ def test_mirror_images_are_alike():
 @pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
 def test_supercell(system):
     atoms = SYSTEMS[system]()
-    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
-    descriptor = Bispectrum(**options_of(elements_of(atoms), "plain"))
-    expected = np.tile(descriptor.compute(atoms), (repeats.prod(), 1))
-    assert worst(descriptor.compute(atoms.repeat(repeats)), expected) < 1e-13
+    check_supercell(Bispectrum(**options_of(elements_of(atoms), "plain")), atoms, worst, 1e-13)
 
 
 def test_wrapping_atoms_into_the_cell_changes_nothing():
-    atoms = SYSTEMS["left_handed"]()
-    wrapped = atoms.copy()
-    wrapped.wrap()
-    assert np.abs(wrapped.positions - atoms.positions).max() > 1
-    descriptor = Bispectrum(["Ti", "O"], 6, 4.0)
-    assert worst(descriptor.compute(wrapped), descriptor.compute(atoms)) < 1e-13
+    check_wrapping(Bispectrum(["Ti", "O"], 6, 4.0), worst, 1e-13)
 
 
 def test_isolated_atom():
@@ -432,67 +375,22 @@ def test_closer_than_rmin0():
 # Batches, chunks and replicas
 
 
-NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
-ELEMENTS = ["Ti", "O"]
-
-
-def frames_of(names):
-    return [SYSTEMS[name]() for name in names]
-
-
 @every_case
 @pytest.mark.parametrize("n_chunks", [2, 3, 50])
 def test_chunks_change_nothing(n_chunks, case):
-    descriptor = Bispectrum(**options_of(ELEMENTS, case))
-    results = []
-    for chunks in (1, n_chunks):
-        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
-        assert len(batch.chunks) == chunks + 1
-        mean, scale = plain(descriptor)
-        features, sums = descriptor.forward(batch, mean, scale)
-        d_features = np.random.default_rng(8).normal(size=features.shape)
-        results.append((features, *descriptor.backward(batch, d_features, sums, scale)))
-    (one, one_r, one_s), (many, many_r, many_s) = results
     # other atoms stand in the other lanes of a vector
-    assert worst(many, one) < 10 * EPS
-    assert worst(many_s, one_s) < 100 * EPS
-    assert worst(many_r, one_r) < 100 * EPS
+    descriptor = Bispectrum(**options_of(ELEMENTS, case))
+    check_chunks(descriptor, n_chunks, (10 * EPS, 100 * EPS, 100 * EPS))
 
 
 @pytest.mark.parametrize("n_replicas", [2, 4])
 def test_replicas_equal_separate_batches(n_replicas):
     descriptor = Bispectrum(**options_of(ELEMENTS, "plain"))
-    rng = np.random.default_rng(9)
-    shape = (len(ELEMENTS), descriptor.n_features)
-    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
-    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
-    eta = 1e-3 * rng.uniform(-1, 1, size=(n_replicas, len(batch)))
-    replicas = batch.displaced(direction, eta, strain)
-    features, sums = descriptor.forward(replicas, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(replicas, d_features, sums, scale)
-    n = len(batch.species)
-    for k in range(n_replicas):
-        one = batch.displaced(direction, eta[k], strain)
-        alone, kept = descriptor.forward(one, mean, scale)
-        rows = slice(k * n, (k + 1) * n)
-        assert worst(features[replicas.place[rows]], alone[one.place]) < 10 * EPS
-        d_alone = np.empty_like(alone)
-        d_alone[one.place] = d_features[replicas.place[rows]]
-        of_positions, of_strain = descriptor.backward(one, d_alone, kept, scale)
-        assert worst(d_positions[rows], of_positions) < 100 * EPS
-        assert worst(d_strain[rows], of_strain) < 100 * EPS
-        assert k == 0 or not (alone == features[: len(alone)]).all()
+    check_replicas(descriptor, n_replicas, of_features=10 * EPS, of_derivatives=100 * EPS)
 
 
 def test_features_without_keeping_sums_are_the_same():
-    descriptor, batch, mean, scale = setting("two_species", "plain")
-    features, sums = descriptor.forward(batch, mean, scale)
-    alone, nothing = descriptor.forward(batch, mean, scale, keep=False)
-    assert (features == alone).all()
-    assert len(sums) == len(batch.species)
-    assert len(nothing) == 0
+    check_keeping_nothing(*setting("two_species", "plain"))
 
 
 def test_skin_changes_nothing():
@@ -510,12 +408,7 @@ def test_skin_changes_nothing():
 
 @every_case
 def test_nan_position_makes_nan_features(case):
-    descriptor = Bispectrum(**options_of(ELEMENTS, case))
-    batch = batch_of([SYSTEMS["two_species"]()], ELEMENTS, descriptor.cutoff)
-    batch.positions[3, 1] = np.nan
-    features, _ = descriptor.forward(batch, *plain(descriptor))
-    # every atom of rutile has atom 3 or an image of it within 4 Å
-    assert np.isnan(features).any(axis=1).all()
+    check_nan(Bispectrum(**options_of(ELEMENTS, case)))
 
 
 # Models
@@ -525,7 +418,7 @@ def test_nan_position_makes_nan_features(case):
 def model_and_batch(hidden, case="plain"):
     descriptor = Bispectrum(**options_of(ELEMENTS, case))
     model = ElementalNetworks(descriptor, hidden, "tanh", seed=1)
-    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
+    batch = batch_of(oxides(), ELEMENTS, descriptor.cutoff)
     model.standardise([batch])
     return model, batch
 
@@ -533,51 +426,12 @@ def model_and_batch(hidden, case="plain"):
 @every_case
 @pytest.mark.parametrize("hidden", [(), (6, 5)])
 def test_forces_and_virials_are_slopes_of_the_energy(hidden, case):
-    model, batch = model_and_batch(hidden, case)
-    forces, virial = model.forces(model.forward(batch))
-    rng = np.random.default_rng(5)
-    direction, strain = rng.normal(size=forces.shape), symmetric(rng, len(batch))
-    for g, h in ((direction, 0 * strain), (0 * direction, strain)):
-        moved = batch.displaced(g, np.full(len(batch), 1j * COMPLEX_STEP), h)
-        slope = -model.forward(moved).energy.imag / COMPLEX_STEP
-        work = np.einsum("sij,sij->s", virial, h)
-        work += np.add.reduceat((forces * g).sum(axis=1), batch.offsets[:-1])
-        assert work == pytest.approx(slope, rel=1e-9, abs=1e-11)
-        assert np.abs(slope).max() > 1e-2
-    assert virial == pytest.approx(virial.swapaxes(1, 2), abs=1e-10)
+    check_forces(*model_and_batch(hidden, case), rel=1e-9, abs=1e-11)
 
 
 @pytest.mark.parametrize("hidden", [(), (6, 5)])
 def test_loss_gradient(hidden):
-    model, batch = model_and_batch(hidden)
-    rng = np.random.default_rng(2)
-    virial = symmetric(rng, len(batch))
-    virial[[1, 3]] = np.nan
-    target = Target(
-        rng.normal(size=len(batch)),
-        rng.normal(size=(batch.n_atoms, 3)),
-        virial,
-        np.ones(len(batch)),
-    )
-    loss = partial(
-        SquaredLoss(energy_weight=0.5, force_weight=1.0, stress_weight=2.0, mean_atoms=4.0),
-        target=target,
-    )
-
-    def value(theta):
-        before, model.theta = model.theta, theta
-        state = model.forward(batch)
-        terms = loss(batch, state.energy, *model.forces(state))
-        model.theta = before
-        return terms.value
-
-    exact = loss_gradient(model, batch, loss, stencil="complex")
-    check_directional(
-        value, lambda _: exact.gradient, model.theta, step=1e-3, tolerance=1e-8, name="dL/dtheta"
-    )
-    central = loss_gradient(model, batch, loss, stencil="central", epsilon=1e-5)
-    assert relative(central.gradient, exact.gradient) < 1e-6
-    assert central.loss == exact.loss
+    check_loss_gradient(*model_and_batch(hidden), without_stress=[1, 3])
 
 
 # LAMMPS: stored results

@@ -2,19 +2,39 @@
 
 import json
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ase import Atoms
-from scipy.spatial.transform import Rotation
 
 from fdforce.descriptors.features import pair_arguments
 from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.errors import ConfigError, DataError
-from fdforce.gradient import loss_gradient
 from fdforce.models.elemental_networks import ElementalNetworks
-from tests.checks import COMPLEX_STEP, batch_of, relative, symmetric, voigt
+from tests.checks import (
+    COMPLEX_STEP,
+    ELEMENTS,
+    EPS,
+    EPS_32,
+    batch_of,
+    bent_oxide,
+    check_backward,
+    check_backward_in_float32,
+    check_chunks,
+    check_forces,
+    check_keeping_nothing,
+    check_loss_gradient,
+    check_nan,
+    check_permutation,
+    check_replicas,
+    check_rotation_and_translation,
+    check_supercell,
+    cluster,
+    elements_of,
+    of_first_atom,
+    plain,
+    random_standardisation,
+)
 from tests.naive import power_spectrum as naive
 from tests.systems import SYSTEMS
 
@@ -25,15 +45,9 @@ CASES = {
     "four body": dict(cutoff=4.2, radial_order=2, angular_order=2, four_body=2),
     "degree": dict(cutoff=4.2, radial_order=4, angular_order=3, max_degree=5, distance_damping=0.0),
 }
-EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
-
-
-def elements_of(atoms):
-    """Not in alphabetical order, for the spins depend on it."""
-    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
 
 
 @cache
@@ -48,14 +62,7 @@ def setting(system, case, *, seed=0, **options):
     elements = elements_of(atoms)
     descriptor = PowerSpectrum(elements, **CASES[case])
     batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    rng = np.random.default_rng(seed)
-    shape = (len(elements), descriptor.n_features)
-    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-
-
-def plain(descriptor, dtype=np.float64):
-    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
-    return zeros, zeros + zeros.dtype.type(1)
+    return descriptor, batch, *random_standardisation(descriptor, seed)
 
 
 def worst(features, expected):
@@ -106,31 +113,19 @@ def test_every_order(radial_order):
     expected = naive.features(atoms, elements_of(atoms), **options)
     assert worst(descriptor.compute(atoms), expected) < 1000 * EPS
     batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
-    check_backward(descriptor, batch, *plain(descriptor))
-
-
-def cluster(n, seed=0):
-    """An atom in the middle of n others between 1.5 and 4.4 Å, of two kinds."""
-    rng = np.random.default_rng(seed)
-    positions = [np.zeros(3)]
-    while len(positions) < n + 1:
-        trial = rng.uniform(-4.4, 4.4, size=3)
-        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
-        if 1.5 < apart[0] < 4.4 and apart.min() > 0.4:
-            positions.append(trial)
-    return Atoms(["Cu"] + ["Cu", "O"] * (n // 2) + ["Cu"] * (n % 2), positions)
+    check_backward(descriptor, batch, *plain(descriptor), slope_limit)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 111, 112, 113, 121, 225])
 def test_any_number_of_neighbours(n):
     """Vectors of 8 and tiles of 112 neighbours, both species in one."""
     options = CASES["all"] | {"cutoff": 4.5}
-    atoms = cluster(n)
+    atoms = cluster(n, reach=4.4, symbols=("Cu", "O"))
     descriptor = PowerSpectrum(["Cu", "O"], **options)
     expected = naive.atom_features(atoms, 0, ["Cu", "O"], **options)[None]
     assert worst(descriptor.compute(atoms)[:1], expected) < 100 * EPS
     batch = batch_of([atoms], ["Cu", "O"], descriptor.cutoff)
-    check_backward(descriptor, batch, *plain(descriptor))
+    check_backward(descriptor, batch, *plain(descriptor), slope_limit)
 
 
 def test_density_is_that_of_the_docstring():
@@ -159,48 +154,24 @@ def test_density_is_that_of_the_docstring():
 # Backward
 
 
-def check_backward(descriptor, batch, mean, scale, *, seed=3):
-    """Largest slope that was compared."""
-    rng = np.random.default_rng(seed)
-    features, density = descriptor.forward(batch, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(batch, d_features, density, scale)
-    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, len(batch))
-    largest = 0
-    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
-        moved = batch.displaced(g, np.full(len(batch), 1j * COMPLEX_STEP), h)
-        slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
-        per_atom = voigt(h)[batch.structure] * [1, 1, 1, 2, 2, 2]
-        terms = np.concatenate([(d_positions * g).ravel(), (d_strain * per_atom).ravel()])
-        limit = 500 * EPS * np.abs(terms).sum() + EPS
-        assert terms.sum() == pytest.approx(slope, rel=0, abs=limit)
-        largest = max(largest, abs(slope))
-    return largest
+def slope_limit(back, forth):
+    """Largest difference of slopes: round-off of their terms."""
+    return 500 * EPS * np.abs(back).sum() + EPS
 
 
 @every_case
 @every_system
 def test_backward_is_the_complex_step_of_forward(system, case):
-    largest = check_backward(*setting(system, case))
+    slopes, _ = check_backward(*setting(system, case), slope_limit)
     # nothing to see: no pair, or one that is too far or almost
     if system not in ("single_atom", "atom_on_cutoff"):
-        assert largest > 1e-2
+        assert slopes.max() > 1e-2
 
 
 @every_case
 @every_system
 def test_backward_in_float32(system, case):
-    descriptor, batch, mean, scale = setting(system, case)
-    results = []
-    for dtype in (np.float32, np.float64):
-        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
-        features, density = descriptor.forward(batch, mean, scale)
-        d_features = np.random.default_rng(4).normal(size=features.shape)
-        d_features = d_features.astype(np.float32).astype(dtype)
-        results.append(descriptor.backward(batch, d_features, density, scale))
-    for single, double in zip(*results):
-        assert single.dtype == np.float64
-        assert np.abs(single - double).max() <= 200 * EPS_32 * np.abs(double).max()
+    check_backward_in_float32(*setting(system, case), 200 * EPS_32)
 
 
 def test_the_kernels_of_the_density_are_adjoint():
@@ -229,32 +200,20 @@ def test_the_kernels_of_the_density_are_adjoint():
 def test_rotation_reflection_and_translation(case, system):
     atoms = SYSTEMS[system]()
     descriptor = PowerSpectrum(elements_of(atoms), **CASES[case])
-    features = descriptor.compute(atoms)
-    rotation = Rotation.random(random_state=5).as_matrix()
-    for transform in (rotation, -rotation):
-        moved = atoms.copy()
-        moved.set_cell(atoms.cell @ transform.T)
-        moved.positions = atoms.positions @ transform.T + [3.1, -20.7, 8.8]
-        assert worst(descriptor.compute(moved), features) < 1000 * EPS
+    check_rotation_and_translation(descriptor, atoms, worst, 1000 * EPS, mirrored=True)
 
 
 @pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
 def test_permutation_of_atoms(system):
     atoms = SYSTEMS[system]()
-    order = np.roll(np.arange(len(atoms)), 1)[::-1]
-    descriptor = PowerSpectrum(elements_of(atoms), **CASES["all"])
-    features = descriptor.compute(atoms)
-    assert not np.allclose(features[order], features)
-    assert worst(descriptor.compute(atoms[order]), features[order]) < 100 * EPS
+    check_permutation(PowerSpectrum(elements_of(atoms), **CASES["all"]), atoms, worst, 100 * EPS)
 
 
 @pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
 def test_supercell(system):
     atoms = SYSTEMS[system]()
-    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
     descriptor = PowerSpectrum(elements_of(atoms), **CASES["four body"])
-    expected = np.tile(descriptor.compute(atoms), (repeats.prod(), 1))
-    assert worst(descriptor.compute(atoms.repeat(repeats)), expected) < 100 * EPS
+    check_supercell(descriptor, atoms, worst, 100 * EPS)
 
 
 def test_lonely_atom_has_no_features():
@@ -264,32 +223,17 @@ def test_lonely_atom_has_no_features():
 @every_case
 def test_features_fade_out_with_the_fourth_power_of_the_gap(case):
     """Three continuous derivatives at the cutoff: features go as gap^4, slopes as gap^3."""
-    options = {**CASES[case], "cutoff": 4.0}
-    atoms = Atoms("TiO2", [[0, 0, 0], [1.6, 0.3, 0], [-0.4, 0.2, 1.0]])
-    towards = atoms.positions[2] / np.linalg.norm(atoms.positions[2])
-    atoms.positions[2] = 4.0 * towards
-    descriptor = PowerSpectrum(["Ti", "O"], **options)
+    atoms, direction = bent_oxide(4.0)
+    descriptor = PowerSpectrum(["Ti", "O"], **{**CASES[case], "cutoff": 4.0})
     batch = batch_of([atoms], descriptor.elements, 4.0, skin=0.3)
-    direction = np.zeros((3, 3))
-    direction[2] = towards
-
-    def of_titanium(gap):
-        moved = batch.displaced(direction, np.array([[-gap]]))
-        features, density = descriptor.forward(moved, *plain(descriptor))
-        d_features = np.zeros_like(features)
-        row = moved.place[0]
-        d_features[row] = 1
-        d_positions, _ = descriptor.backward(moved, d_features, density, plain(descriptor)[1])
-        return features[row], d_positions[2]
-
-    outside, nothing = of_titanium(-1e-2)
-    assert not nothing.any()
+    outside, nothing, _ = of_first_atom(descriptor, batch, direction, 1e-2)
+    assert not nothing[2].any()
     sizes, slopes = [], []
     column = descriptor._columns.index((descriptor.channels[-1], 0))
     for gap in (0.02, 0.01, 0.005):
-        features, slope = of_titanium(gap)
+        features, d_positions, _ = of_first_atom(descriptor, batch, direction, -gap)
         sizes.append(abs(features[column] - outside[column]))
-        slopes.append(np.linalg.norm(slope))
+        slopes.append(np.linalg.norm(d_positions[2]))
     # R_0 = 35 (gap / R)^4
     assert sizes[0] == pytest.approx(
         35 * (0.02 / 4) ** 4 / (1 + descriptor.distance_damping), rel=0.05
@@ -300,115 +244,45 @@ def test_features_fade_out_with_the_fourth_power_of_the_gap(case):
 
 # Batches, chunks and replicas
 
-NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
-ELEMENTS = ["Ti", "O"]
-
-
-def frames_of(names):
-    return [SYSTEMS[name]() for name in names]
-
 
 @pytest.mark.parametrize("n_chunks", [2, 3, 50])
 def test_chunks_change_nothing(n_chunks):
-    descriptor = PowerSpectrum(ELEMENTS, **CASES["four body"])
-    results = []
-    for chunks in (1, n_chunks):
-        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
-        mean, scale = plain(descriptor)
-        features, density = descriptor.forward(batch, mean, scale)
-        d_features = np.random.default_rng(8).normal(size=features.shape)
-        results.append((features, *descriptor.backward(batch, d_features, density, scale)))
-    (one, one_r, one_s), (many, many_r, many_s) = results
-    assert np.abs(one - many).max() < 10 * EPS * np.abs(one).max()
-    assert np.abs(one_s - many_s).max() < 10 * EPS * np.abs(one_s).max()
-    assert np.abs(one_r - many_r).max() < 10 * EPS * np.abs(one_r).max()
+    check_chunks(PowerSpectrum(ELEMENTS, **CASES["four body"]), n_chunks, (10 * EPS,) * 3)
 
 
 @pytest.mark.parametrize("n_replicas", [2, 4])
 def test_replicas_equal_separate_batches(n_replicas):
     descriptor = PowerSpectrum(ELEMENTS, **CASES["four body"])
-    rng = np.random.default_rng(9)
-    shape = (len(ELEMENTS), descriptor.n_features)
-    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
-    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
-    eta = 1e-3 * rng.uniform(-1, 1, size=(n_replicas, len(batch)))
-    replicas = batch.displaced(direction, eta, strain)
-    features, density = descriptor.forward(replicas, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(replicas, d_features, density, scale)
-    n = len(batch.species)
-    for k in range(n_replicas):
-        one = batch.displaced(direction, eta[k], strain)
-        alone, kept = descriptor.forward(one, mean, scale)
-        rows = slice(k * n, (k + 1) * n)
-        assert features[replicas.place[rows]] == pytest.approx(alone[one.place], abs=1e-13)
-        d_alone = np.empty_like(alone)
-        d_alone[one.place] = d_features[replicas.place[rows]]
-        of_positions, of_strain = descriptor.backward(one, d_alone, kept, scale)
-        size = np.abs(of_positions).max()
-        assert d_positions[rows] == pytest.approx(of_positions, abs=100 * EPS * size)
-        assert d_strain[rows] == pytest.approx(of_strain, abs=100 * EPS * size)
+    check_replicas(descriptor, n_replicas, of_features=10 * EPS, of_derivatives=100 * EPS)
 
 
 def test_features_without_keeping_the_density_are_the_same():
-    descriptor, batch, mean, scale = setting("two_species", "all")
-    features, density = descriptor.forward(batch, mean, scale)
-    alone, nothing = descriptor.forward(batch, mean, scale, keep=False)
-    assert (features == alone).all()
-    assert len(density) == batch.n_atoms
-    assert len(nothing) == 0
+    check_keeping_nothing(*setting("two_species", "all"))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nan_position_makes_nan_features(dtype):
-    descriptor = PowerSpectrum(ELEMENTS, **CASES["all"])
-    batch = batch_of([SYSTEMS["two_species"]()], ELEMENTS, descriptor.cutoff)
-    batch.positions[3, 1] = np.nan
-    features, density = descriptor.forward(batch, *plain(descriptor, dtype))
-    assert np.isnan(features).any(axis=1).all()
-    ones = np.ones_like(features)
-    d_positions, _ = descriptor.backward(batch, ones, density, plain(descriptor, dtype)[1])
-    assert np.isnan(d_positions).any()
+    check_nan(PowerSpectrum(ELEMENTS, **CASES["all"]), dtype)
 
 
 # Models
 
 
-def model_of(names, elements, hidden=(9, 7), **options):
-    descriptor = PowerSpectrum(elements, **options)
-    model = ElementalNetworks(descriptor, hidden, "tanh", seed=2)
-    batch = batch_of(frames_of(names), elements, model.cutoff)
+def model_and_batch(case):
+    model = ElementalNetworks(PowerSpectrum(ELEMENTS, **CASES[case]), (9, 7), "tanh", seed=2)
+    frames = [SYSTEMS[name]() for name in ("two_species", "left_handed")]
+    batch = batch_of(frames, ELEMENTS, model.cutoff)
     model.standardise([batch])
     return model, batch
 
 
 @every_case
 def test_forces_and_virials_are_slopes_of_the_energy(case):
-    model, batch = model_of(["two_species", "left_handed"], ELEMENTS, **CASES[case])
-    forces, virial = model.forces(model.forward(batch))
-    rng = np.random.default_rng(6)
-    direction, strain = rng.normal(size=forces.shape), symmetric(rng, len(batch))
-    moved = batch.displaced(direction, np.full(len(batch), 1j * COMPLEX_STEP), strain)
-    slope = -model.forward(moved).energy.imag / COMPLEX_STEP
-    work = np.add.reduceat((forces * direction).sum(axis=1), batch.offsets[:-1])
-    assert work + (virial * strain).sum(axis=(1, 2)) == pytest.approx(slope, rel=1e-9)
-    assert np.add.reduceat(forces, batch.offsets[:-1]) == pytest.approx(0, abs=1e-9)
+    check_forces(*model_and_batch(case), rel=1e-9)
 
 
-def test_central_difference_and_complex_step_agree():
-    model, batch = model_of(["two_species", "left_handed"], ELEMENTS, **CASES["four body"])
-
-    def loss(batch, energy, forces, virial):
-        force_loss = np.add.reduceat((forces**2).sum(axis=1), batch.offsets[:-1])
-        return SimpleNamespace(
-            value=force_loss.sum(), force_loss=force_loss, d_energy=np.ones(len(batch)),
-            d_forces=2 * forces, d_virial=virial,
-        )  # fmt: skip
-
-    exact = loss_gradient(model, batch, loss, stencil="complex").gradient
-    central = loss_gradient(model, batch, loss, stencil="central", epsilon=1e-5).gradient
-    assert 0 < relative(central, exact) < 1e-6
+def test_stencils_agree_on_the_gradient_of_the_loss():
+    check_loss_gradient(*model_and_batch("four body"))
 
 
 # Settings

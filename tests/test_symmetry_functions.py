@@ -1,25 +1,40 @@
 import json
 import re
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from scipy.spatial.transform import Rotation
 
 from fdforce.descriptors.symmetry_functions import SymmetryFunctions, scale_lengths
 from fdforce.errors import ConfigError, DataError
-from fdforce.gradient import loss_gradient
-from fdforce.losses import SquaredLoss, Target
 from fdforce.models import ElementalNetworks
-from tests.checks import COMPLEX_STEP, batch_of, check_directional, relative, symmetric, voigt
+from tests.checks import (
+    ELEMENTS,
+    EPS_32,
+    batch_of,
+    check_backward,
+    check_backward_in_float32,
+    check_chunks,
+    check_forces,
+    check_keeping_nothing,
+    check_loss_gradient,
+    check_permutation,
+    check_replicas,
+    check_rotation_and_translation,
+    check_supercell,
+    cluster,
+    elements_of,
+    of_first_atom,
+    plain,
+    random_standardisation,
+)
 from tests.naive import symmetry_functions as naive
 from tests.systems import SYSTEMS
 from tests.test_golden_aenet import Network
 
-EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 OWN = Path(__file__).parent / "golden" / "own"
 SHARED = Path(__file__).parents[1].parent / "shared" / "golden" / "n2p2"
 
@@ -59,11 +74,6 @@ every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def elements_of(atoms):
-    """Not in the order of atomic numbers."""
-    return sorted(set(atoms.get_chemical_symbols()), key=lambda e: e[::-1], reverse=True)
-
-
 def lines_of(elements, case):
     """Every form of a case for every central element and neighbours."""
     lines = []
@@ -96,20 +106,13 @@ def computed_by_loops(system, case):
     return oracle(atoms, descriptor_of(elements_of(atoms), [case]))
 
 
-def plain(descriptor, dtype=np.float64):
-    zeros = np.zeros((len(descriptor.elements), descriptor.n_features), dtype)
-    return zeros, zeros + zeros.dtype.type(1)
-
-
 def setting(system, cases, *, seed=0, kind=1, alpha=0.0, **options):
     """Descriptor, batch, and random mean and scale."""
     atoms = SYSTEMS[system]()
     elements = elements_of(atoms)
     descriptor = descriptor_of(elements, cases, kind, alpha)
     batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    rng = np.random.default_rng(seed)
-    shape = (len(elements), descriptor.n_features)
-    return descriptor, batch, rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
+    return descriptor, batch, *random_standardisation(descriptor, seed)
 
 
 def worst(features, expected):
@@ -233,18 +236,6 @@ def test_standardisation_is_a_shift_and_a_scale_per_element():
     assert features[batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
 
 
-def cluster(n, seed=0):
-    """An atom in the middle of n others between 1.5 and 4.9 Å, 0.4 Å apart."""
-    rng = np.random.default_rng(seed)
-    positions = [np.zeros(3)]
-    while len(positions) < n + 1:
-        trial = rng.uniform(-4.9, 4.9, size=3)
-        apart = np.linalg.norm(np.array(positions) - trial, axis=1)
-        if 1.5 < apart[0] < 4.9 and apart.min() > 0.4:
-            positions.append(trial)
-    return Atoms(f"Cu{n + 1}", positions)
-
-
 LONG = [
     "Cu 2 Cu 0.1 2 5", "Cu 3 Cu Cu 0.01 1 2 5", "Cu 9 Cu Cu 0.01 -1 2 5", "Cu 13 0.01 0 1 1 5",
 ]  # fmt: skip
@@ -267,27 +258,16 @@ def test_any_number_of_neighbours(n):
 # Backward
 
 
-def check_slope(descriptor, atoms, seed=3):
+def slope_limit(back, forth):
+    """Largest difference of slopes: d_positions are sums whose larger terms cancel."""
+    return 1e-12 * (1 + np.abs(back).sum())
+
+
+def check_slope(descriptor, atoms):
     """Backward against the complex step of forward; returns the size of the slopes."""
     batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
-    rng = np.random.default_rng(seed)
-    mean = rng.normal(size=(len(descriptor.elements), descriptor.n_features))
-    scale = rng.uniform(0.5, 2, size=mean.shape)
-    features, kept = descriptor.forward(batch, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(batch, d_features, kept, scale)
-    direction, strain = rng.normal(size=d_positions.shape), symmetric(rng, 1)
-    total = 0.0
-    for g, h in ((direction, 0 * strain), (0 * direction, strain), (direction, strain)):
-        moved = batch.displaced(g, np.array([1j * COMPLEX_STEP]), h)
-        slope = np.sum(d_features * descriptor.forward(moved, mean, scale)[0].imag) / COMPLEX_STEP
-        terms = np.concatenate(
-            [(d_positions * g).ravel(), (d_strain * voigt(h) * [1, 1, 1, 2, 2, 2]).ravel()]
-        )
-        # d_positions are sums themselves, larger terms of which cancel
-        assert terms.sum() == pytest.approx(slope, rel=0, abs=1e-12 * (1 + np.abs(terms).sum()))
-        total += abs(slope)
-    return total
+    slopes, _ = check_backward(descriptor, batch, *random_standardisation(descriptor), slope_limit)
+    return slopes.sum()
 
 
 @every_case
@@ -317,17 +297,7 @@ def test_backward_with_every_core(core):
 
 @every_system
 def test_backward_in_float32(system):
-    descriptor, batch, mean, scale = setting(system, ["radial", "angular"])
-    results = []
-    for dtype in (np.float32, np.float64):
-        mean, scale = mean.astype(dtype), scale.astype(np.float32).astype(dtype)
-        features, kept = descriptor.forward(batch, mean, scale)
-        rng = np.random.default_rng(4)
-        d_features = rng.normal(size=features.shape).astype(np.float32).astype(dtype)
-        results.append(descriptor.backward(batch, d_features, kept, scale))
-    for single, double in zip(*results):
-        assert single.dtype == np.float64
-        assert np.abs(single - double).max() <= 300 * EPS_32 * np.abs(double).max()
+    check_backward_in_float32(*setting(system, ["radial", "angular"]), 300 * EPS_32)
 
 
 @pytest.mark.parametrize("end", [0, 180])
@@ -340,11 +310,8 @@ def test_windows_are_smooth_where_they_are_centred(core, end):
     def value_and_slope(y):
         atoms = Atoms("Cu3", [[0, 0, 0], [2.2, 0, 0], [second, y, 0]])
         batch = batch_of([atoms], ["Cu"], 5.0)
-        features, kept = descriptor.forward(batch, *plain(descriptor))
-        d_features = np.zeros_like(features)
-        d_features[0] = 1
-        d_positions, _ = descriptor.backward(batch, d_features, kept, plain(descriptor)[1])
-        return features[0, 0], d_positions[2, 1]
+        features, d_positions, _ = of_first_atom(descriptor, batch, np.zeros((3, 3)), 0.0)
+        return features[0], d_positions[2, 1]
 
     top, level = value_and_slope(0.0)
     # The core is 1 there, and the slope vanishes by symmetry.
@@ -369,32 +336,20 @@ SOME = ["radial", "angular", "weighted"]
 @pytest.mark.parametrize("system", ["molecule", "thin_triclinic", "slab", "three_species"])
 def test_rotation_and_translation(system):
     atoms = SYSTEMS[system]()
-    descriptor = descriptor_of(elements_of(atoms), SOME)
-    moved = atoms.copy()
-    rotation = Rotation.random(random_state=5).as_matrix()
-    moved.set_cell(atoms.cell @ rotation.T)
-    moved.positions = atoms.positions @ rotation.T + [3.1, -20.7, 8.8]
     # positions of 20 Å carry ten times the round-off of a distance of 2 Å
-    assert worst(descriptor.compute(moved), descriptor.compute(atoms)) < 1e-10
+    check_rotation_and_translation(descriptor_of(elements_of(atoms), SOME), atoms, worst, 1e-10)
 
 
 @pytest.mark.parametrize("system", ["molecule", "left_handed", "two_species"])
 def test_permutation_of_atoms(system):
     atoms = SYSTEMS[system]()
-    order = np.roll(np.arange(len(atoms)), 1)[::-1]
-    descriptor = descriptor_of(elements_of(atoms), SOME)
-    features = descriptor.compute(atoms)
-    assert not np.allclose(features[order], features)
-    assert worst(descriptor.compute(atoms[order]), features[order]) < 1e-12
+    check_permutation(descriptor_of(elements_of(atoms), SOME), atoms, worst, 1e-12)
 
 
 @pytest.mark.parametrize("system", ["thin_triclinic", "left_handed", "bulk", "wire"])
 def test_supercell(system):
     atoms = SYSTEMS[system]()
-    repeats = np.where(atoms.pbc, [3, 2, 2], 1)
-    descriptor = descriptor_of(elements_of(atoms), SOME)
-    expected = np.tile(descriptor.compute(atoms), (repeats.prod(), 1))
-    assert worst(descriptor.compute(atoms.repeat(repeats)), expected) < 1e-9
+    check_supercell(descriptor_of(elements_of(atoms), SOME), atoms, worst, 1e-9)
 
 
 def test_lonely_atom_has_no_features():
@@ -410,20 +365,15 @@ def test_pair_fades_out_at_the_cutoff(kind, order):
     lines = [f"{centre} {line}" for centre in ("Ti", "O") for line in lines]
     descriptor = SymmetryFunctions(["Ti", "O"], lines, kind, 0.2)
     batch = batch_of([SYSTEMS["atom_on_cutoff"]()], descriptor.elements, 4.0)
-    mean, scale = plain(descriptor)
     direction = np.array([[0, 0, 0], [0, 0, 1.0]])
     values, slopes = [], []
     for eta in (-2e-2, -1e-2, 0.0, 1e-3):
-        moved = batch.displaced(direction, np.array([eta]))
-        features, kept = descriptor.forward(moved, mean, scale)
-        d_features = np.zeros_like(features)
-        d_features[moved.place[0]] = 1.0
-        d_positions, d_strain = descriptor.backward(moved, d_features, kept, scale)
+        features, d_positions, d_strain = of_first_atom(descriptor, batch, direction, eta)
         if eta < 0:
-            values.append(features[moved.place[0], 0])
+            values.append(features[0])
             slopes.append(d_positions[1, 2])
         else:
-            assert not features[moved.place[0]].any()
+            assert not features.any()
             assert not d_positions.any()
             assert not d_strain.any()
     assert np.log2(values[0] / values[1]) == pytest.approx(order, abs=0.05)
@@ -438,12 +388,8 @@ def test_narrow_functions_fade_out_at_the_third_side(form):
     direction = np.array([[0, 0, 0], [1.0, 0, 0], [0, 0, 0]])
     values, slopes = [], []
     for eta in (-2e-2, -1e-2, 0.0, 1e-2):
-        moved = batch.displaced(direction, np.array([eta]))
-        features, kept = descriptor.forward(moved, *plain(descriptor))
-        d_features = np.zeros_like(features)
-        d_features[0] = 1
-        d_positions, _ = descriptor.backward(moved, d_features, kept, plain(descriptor)[1])
-        values.append(features[0, 0])
+        features, d_positions, _ = of_first_atom(descriptor, batch, direction, eta)
+        values.append(features[0])
         slopes.append(np.abs(d_positions).max())
     # at the cutoff the last bit of a distance decides
     assert max(map(abs, values[2:] + slopes[2:])) < 1e-25
@@ -455,63 +401,17 @@ def test_narrow_functions_fade_out_at_the_third_side(form):
 # Batches, chunks and replicas
 
 
-NAMES = ["two_species", "dimer", "left_handed", "single_atom", "thin_triclinic"]
-ELEMENTS = ["Ti", "O"]
-
-
-def frames_of(names):
-    return [SYSTEMS[name]() for name in names]
-
-
 @pytest.mark.parametrize("n_chunks", [2, 3, 50])
 def test_chunks_change_nothing(n_chunks):
-    descriptor = descriptor_of(ELEMENTS, CASES)
-    results = []
-    for chunks in (1, n_chunks):
-        batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff, n_chunks=chunks)
-        mean, scale = plain(descriptor)
-        features, kept = descriptor.forward(batch, mean, scale)
-        d_features = np.random.default_rng(8).normal(size=features.shape)
-        results.append((features, *descriptor.backward(batch, d_features, kept, scale)))
-    (one, one_r, one_s), (many, many_r, many_s) = results
-    assert (one == many).all()
-    assert (one_s == many_s).all()
-    # contributions of the chunks to an atom are summed in another order
-    assert np.abs(one_r - many_r).max() < 10 * EPS * np.abs(one_r).max()
+    check_chunks(descriptor_of(ELEMENTS, CASES), n_chunks)
 
 
 def test_replicas_equal_separate_batches():
-    descriptor = descriptor_of(ELEMENTS, CASES)
-    rng = np.random.default_rng(9)
-    shape = (len(ELEMENTS), descriptor.n_features)
-    mean, scale = rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
-    batch = batch_of(frames_of(NAMES), ELEMENTS, descriptor.cutoff)
-    direction, strain = rng.normal(size=batch.positions.shape), symmetric(rng, len(batch))
-    eta = 1e-3 * rng.uniform(-1, 1, size=(2, len(batch)))
-    replicas = batch.displaced(direction, eta, strain)
-    features, kept = descriptor.forward(replicas, mean, scale)
-    d_features = rng.normal(size=features.shape)
-    d_positions, d_strain = descriptor.backward(replicas, d_features, kept, scale)
-    n = len(batch.species)
-    for k in range(2):
-        one = batch.displaced(direction, eta[k], strain)
-        alone, kept = descriptor.forward(one, mean, scale)
-        rows = slice(k * n, (k + 1) * n)
-        assert (features[replicas.place[rows]] == alone[one.place]).all()
-        d_alone = np.empty_like(alone)
-        d_alone[one.place] = d_features[replicas.place[rows]]
-        of_positions, of_strain = descriptor.backward(one, d_alone, kept, scale)
-        assert (d_positions[rows] == of_positions).all()
-        assert (d_strain[rows] == of_strain).all()
+    check_replicas(descriptor_of(ELEMENTS, CASES), 2)
 
 
 def test_features_without_keeping_anything_are_the_same():
-    descriptor, batch, mean, scale = setting("two_species", SOME)
-    features, kept = descriptor.forward(batch, mean, scale)
-    alone, nothing = descriptor.forward(batch, mean, scale, keep=False)
-    assert (features == alone).all()
-    assert len(kept) == len(batch.species)
-    assert len(nothing) == 0
+    check_keeping_nothing(*setting("two_species", SOME))
 
 
 @every_case
@@ -537,51 +437,18 @@ def model_and_batch(dtype=np.float64):
     lines = [f"{c} {form.format(e)}" for c in ELEMENTS for form in lines for e in ELEMENTS]
     descriptor = SymmetryFunctions(ELEMENTS, list(dict.fromkeys(lines))[1:], 6)
     model = ElementalNetworks(descriptor, (6, 5), "tanh", dtype=dtype)
-    names = ["left_handed", "two_species", "single_atom", "dimer"]
-    batch = batch_of(frames_of(names), ELEMENTS, descriptor.cutoff)
+    names = ("left_handed", "two_species", "single_atom", "dimer")
+    batch = batch_of([SYSTEMS[name]() for name in names], ELEMENTS, descriptor.cutoff)
     model.standardise([batch])
     return model, batch
 
 
 def test_forces_are_the_slopes_of_the_energy():
-    model, batch = model_and_batch()
-    forces, virial = model.forces(model.forward(batch))
-    rng = np.random.default_rng(1)
-    direction, strain = rng.normal(size=forces.shape), symmetric(rng, len(batch))
-    moved = batch.displaced(direction, np.full(len(batch), 1j * COMPLEX_STEP), strain)
-    slope = model.forward(moved).energy.imag / COMPLEX_STEP
-    work = np.add.reduceat((forces * direction).sum(axis=1), batch.offsets[:-1])
-    expected = -work - (virial * strain).sum(axis=(1, 2))
-    assert slope == pytest.approx(expected, rel=1e-11, abs=1e-12)
+    check_forces(*model_and_batch(), rel=1e-11)
 
 
 def test_stencils_agree_on_the_gradient_of_the_loss():
-    model, batch = model_and_batch()
-    rng = np.random.default_rng(2)
-    target = Target(
-        rng.normal(size=len(batch)),
-        rng.normal(size=(batch.n_atoms, 3)),
-        symmetric(rng, len(batch)),
-        np.ones(len(batch)),
-    )
-    kind = SquaredLoss(energy_weight=0.5, force_weight=1.0, stress_weight=2.0, mean_atoms=2.0)
-    loss = partial(kind, target=target)
-    exact = loss_gradient(model, batch, loss, stencil="complex")
-    central = loss_gradient(model, batch, loss, stencil="central", epsilon=1e-5)
-    # features over deviations of 0.01 to 1 have large third derivatives
-    assert relative(central.gradient, exact.gradient) < 1e-6
-
-    def value_of(theta):
-        before, model.theta = model.theta, theta
-        state = model.forward(batch)
-        value = loss(batch, state.energy, *model.forces(state)).value
-        model.theta = before
-        return value
-
-    check_directional(
-        value_of, lambda theta: exact.gradient, model.theta, step=1e-3, tolerance=1e-8,
-        name="dL/dtheta",
-    )  # fmt: skip
+    check_loss_gradient(*model_and_batch())
 
 
 # Against n2p2 and ænet

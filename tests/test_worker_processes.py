@@ -19,6 +19,7 @@ DEADLINE = 60.0  # s, for what takes tenths of a second
 JOBS = """
     import os
     import sys
+    import threading
     import time
 
     from fdforce.errors import FdforceError
@@ -26,6 +27,10 @@ JOBS = """
     def double(x):
         print(f"doubles {x}")
         return {"x": 2 * x, "worker": os.getpid()}
+
+    def speak_late(seconds):
+        threading.Timer(0.1, print, ["late"], {"flush": True}).start()
+        time.sleep(seconds)
 
     def fail(how):
         if how == "error":
@@ -121,6 +126,15 @@ def test_every_failure_has_its_reason_and_the_others_go_on():
     ]
     assert outcomes[5].result == [0.1, None, float("inf")]
     assert lines == [(2, "about to exit"), (5, "no line feed")]
+
+
+def test_lines_between_jobs_belong_to_none():
+    lines = []
+    with WorkerProcesses("worker_jobs:speak_late", 2) as workers:
+        # the first process is idle when it speaks
+        outcomes = list(workers.run([(0.0,), (1.0,)], lambda *line: lines.append(line)))
+    assert [outcome.failure for outcome in outcomes] == ["", ""]
+    assert lines == [(1, "late")]
 
 
 def test_a_function_that_cannot_be_imported():

@@ -55,14 +55,44 @@ class Descriptor(Protocol):
         """Features (n_atoms, n_features) of an `ase.Atoms`."""
 
     def forward(self, batch, mean, scale, *, keep=True) -> tuple[np.ndarray, Any]:
-        """Features ``(G - mean) * scale``, rows by ``batch.place``, and what `backward` needs.
+        """Standardised features of a batch, and what `backward` needs.
 
-        In the dtype of mean and scale (float32 or float64), or complex128 for complex positions.
-        What is kept has length 0 unless `keep`.
+        Parameters
+        ----------
+        batch : Batch
+        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
+            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
+        keep : bool
+            False where no `backward` follows.
+
+        Returns
+        -------
+        features : ndarray, shape (n_atoms, n_features)
+            Rows sorted by species: that of an atom is ``batch.place``.
+        kept : ndarray, or what else the family needs
+            Has length 0 unless `keep`.
         """
 
     def backward(self, batch, d_features, kept, scale) -> tuple[np.ndarray, np.ndarray]:
-        """d_positions (n_atoms, 3) and each atom's d_strain (n_atoms, 6), Voigt order."""
+        """Pull a gradient with respect to the features back to positions and strain.
+
+        Parameters
+        ----------
+        batch : Batch
+        d_features : ndarray, shape (n_atoms, n_features)
+            With respect to the standardised features; rows sorted by species, as those of
+            `forward`.
+        kept : object
+            Second result of `forward`.
+        scale : ndarray
+            As given to `forward`.
+
+        Returns
+        -------
+        d_positions : ndarray, shape (n_atoms, 3)
+        d_strain : ndarray, shape (n_atoms, 6)
+            Voigt order xx yy zz yz xz xy, each atom's share.
+        """
 
 
 DESCRIPTORS = {

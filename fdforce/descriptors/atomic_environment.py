@@ -192,22 +192,7 @@ class AtomicEnvironmentVector:
         return compute_features(self, atoms)
 
     def forward(self, batch, mean, scale, *, keep=True):
-        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
-
-        Parameters
-        ----------
-        batch : Batch
-        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
-            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
-        keep : bool
-            False where no `backward` follows.
-
-        Returns
-        -------
-        features : ndarray, shape (n_atoms, n_features)
-        kept : ndarray, shape (n_atoms, 0)
-            Backward needs nothing; length 0 unless `keep`.
-        """
+        """As `Descriptor.forward`; `backward` needs nothing but the positions."""
         from fdforce.kernels.cpu.atomic_environment import atomic_environment_forward
 
         dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
@@ -222,25 +207,7 @@ class AtomicEnvironmentVector:
         return features, np.empty((batch.n_atoms if keep else 0, 0), dtype)
 
     def backward(self, batch, d_features, kept, scale):
-        """Pull a gradient with respect to the features back to positions and strain.
-
-        Parameters
-        ----------
-        batch : Batch
-        d_features : ndarray, shape (n_atoms, n_features)
-            Rows sorted by species, as `forward` gives them.
-            With respect to the standardised features.
-        kept : ndarray
-            Second result of `forward`.
-        scale : ndarray
-            As given to `forward`.
-
-        Returns
-        -------
-        d_positions : ndarray, shape (n_atoms, 3)
-        d_strain : ndarray, shape (n_atoms, 6)
-            Voigt order xx yy zz yz xz xy, each atom's share.
-        """
+        """As `Descriptor.backward`."""
         from fdforce.kernels.cpu.atomic_environment import atomic_environment_backward
 
         tables = self._tables(d_features.dtype)

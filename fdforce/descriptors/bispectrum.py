@@ -200,21 +200,7 @@ class Bispectrum:
         return compute_features(self, atoms)
 
     def forward(self, batch, mean, scale, *, keep=True):
-        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
-
-        Parameters
-        ----------
-        batch : Batch
-        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
-            Features are ``(B - mean) * scale``, in this dtype; complex positions give complex128.
-        keep : bool
-            False where no `backward` follows.
-
-        Returns
-        -------
-        features : ndarray, shape (n_atoms, n_features)
-        sums : ndarray
-        """
+        """As `Descriptor.forward`; kept are the sums U over neighbours."""
         from fdforce.kernels.cpu.bispectrum import bispectrum_forward
 
         dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
@@ -232,25 +218,7 @@ class Bispectrum:
         return features, sums
 
     def backward(self, batch, d_features, sums, scale):
-        """Pull a gradient with respect to the features back to positions and strain.
-
-        Parameters
-        ----------
-        batch : Batch
-        d_features : ndarray, shape (n_atoms, n_features)
-            Rows sorted by species, as `forward` gives them.
-            With respect to the standardised features.
-        sums : ndarray
-            Second result of `forward`.
-        scale : ndarray
-            As given to `forward`.
-
-        Returns
-        -------
-        d_positions : ndarray, shape (n_atoms, 3)
-        d_strain : ndarray, shape (n_atoms, 6)
-            Voigt order xx yy zz yz xz xy, each atom's share.
-        """
+        """As `Descriptor.backward`."""
         from fdforce.kernels.cpu.bispectrum import bispectrum_backward
 
         tables = self._tables(d_features.dtype)

@@ -224,22 +224,7 @@ class PowerSpectrum:
         return compute_features(self, atoms)
 
     def forward(self, batch, mean, scale, *, keep=True):
-        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
-
-        Parameters
-        ----------
-        batch : Batch
-        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
-            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
-        keep : bool
-            False where no `backward` follows.
-
-        Returns
-        -------
-        features : ndarray, shape (n_atoms, n_features)
-        density : ndarray, shape (n_atoms, (angular_order + 1)^2, n_columns)
-            A; length 0 unless `keep`.
-        """
+        """As `Descriptor.forward`; kept is A, (n_atoms, (angular_order + 1)^2, n_columns)."""
         from fdforce.kernels.cpu.density import density_forward
         from fdforce.kernels.cpu.power_spectrum import power_spectrum_forward
 
@@ -258,25 +243,7 @@ class PowerSpectrum:
         return features, density if keep else np.empty((0, n_components, n_columns), dtype)
 
     def backward(self, batch, d_features, density, scale):
-        """Pull a gradient with respect to the features back to positions and strain.
-
-        Parameters
-        ----------
-        batch : Batch
-        d_features : ndarray, shape (n_atoms, n_features)
-            Rows sorted by species, as `forward` gives them.
-            With respect to the standardised features.
-        density : ndarray
-            Second result of `forward`.
-        scale : ndarray
-            As given to `forward`.
-
-        Returns
-        -------
-        d_positions : ndarray, shape (n_atoms, 3)
-        d_strain : ndarray, shape (n_atoms, 6)
-            Voigt order xx yy zz yz xz xy, each atom's share.
-        """
+        """As `Descriptor.backward`."""
         from fdforce.kernels.cpu.density import density_backward
         from fdforce.kernels.cpu.power_spectrum import power_spectrum_backward
 

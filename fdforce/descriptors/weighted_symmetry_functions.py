@@ -15,7 +15,7 @@ from fdforce.descriptors.features import (
     compute_features,
     settings_of,
 )
-from fdforce.descriptors.symmetry_functions import Program, gaussian, power
+from fdforce.descriptors.symmetry_function_program import Program, gaussian, power
 from fdforce.errors import ConfigError
 
 MODES = ("weighted", "elements")
@@ -190,42 +190,9 @@ class WeightedSymmetryFunctions:
         return compute_features(self, atoms)
 
     def forward(self, batch, mean, scale, *, keep=True):
-        """Standardised features of a batch, rows sorted by species, and what `backward` needs.
-
-        Parameters
-        ----------
-        batch : Batch
-        mean, scale : ndarray, shape (n_elements, n_features), float32 or float64
-            Features are ``(G - mean) * scale``, in this dtype; complex positions give complex128.
-        keep : bool
-            False where no `backward` follows.
-
-        Returns
-        -------
-        features : ndarray, shape (n_atoms, n_features)
-        kept : ndarray, shape (n_atoms or 0, 0)
-            As of `SymmetryFunctions.forward`.
-        """
+        """As `Descriptor.forward`; keeps nothing, as `SymmetryFunctions`."""
         return self._program.forward(batch, mean, scale, keep)
 
     def backward(self, batch, d_features, kept, scale):
-        """Pull a gradient with respect to the features back to positions and strain.
-
-        Parameters
-        ----------
-        batch : Batch
-        d_features : ndarray, shape (n_atoms, n_features)
-            Rows sorted by species, as `forward` gives them.
-            With respect to the standardised features.
-        kept : ndarray
-            Second result of `forward`.
-        scale : ndarray
-            As given to `forward`.
-
-        Returns
-        -------
-        d_positions : ndarray, shape (n_atoms, 3)
-        d_strain : ndarray, shape (n_atoms, 6)
-            Voigt order xx yy zz yz xz xy, each atom's share.
-        """
+        """As `Descriptor.backward`."""
         return self._program.backward(batch, d_features, scale)

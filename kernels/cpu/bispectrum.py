@@ -33,7 +33,7 @@ Y of backward           atom        3.8e4   1.9e5
 ======================  =========  ======  ======
 
 All of this is the same for every atom, so atoms stand side by side in the lanes of a vector: 8 in
-float64, 16 in float32, 8 in complex128.  Vectors are a type of this file with ``+ - *``; sums stay
+float64, 16 in float32, 8 in complex128.  Vectors are those of lanes.py, with ``+ - *``; sums stay
 in registers, which loops over arrays would send through memory.  A block is the atoms (or replicas
 of an atom) in the lanes; slot n holds the n-th neighbour of each.  Distances and angles are taken
 for a tile of several slots in one scratch array, as in chebyshev.py.
@@ -68,12 +68,10 @@ With more than one channel every species of neighbours has its own u, features a
 ``B[(e1 n + e2) n + e3, triple]`` with u_j of e3, and Z is made for every pair of channels.
 """
 
-import operator
-
 import numpy as np
-from numba import njit, prange, types
-from numba.core.cgutils import ir  # the builder of instructions (llvmlite) that comes with Numba
-from numba.extending import intrinsic, models, overload, register_model
+from numba import njit, prange
+
+from .lanes import fill, load, n_lanes, scratch, store
 
 # Sums over neighbours may be reordered; NaN and infinity must survive.
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
@@ -89,175 +87,6 @@ ENERGY, GAR, GAI, GBR, GBI = 18 * TILE, 19 * TILE, 20 * TILE, 21 * TILE, 22 * TI
 GX, GY, GZ = 23 * TILE, 24 * TILE, 25 * TILE
 F, DF = 26 * TILE, 27 * TILE
 N_SLOTS = 28
-
-
-class Lanes(types.Type):
-    """Numbers of one type in vector registers, one for each of `count` atoms.
-
-    Complex numbers are two vectors, of the real and of the imaginary parts.
-    """
-
-    def __init__(self, dtype, count):
-        self.dtype, self.count = dtype, count
-        self.real = getattr(dtype, "underlying_float", dtype)
-        super().__init__(name=f"Lanes({dtype}, {count})")
-
-
-LANES = {
-    dtype: Lanes(dtype, count)
-    for dtype, count in ((types.float32, 16), (types.float64, 8), (types.complex128, 8))
-}
-
-
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager, lanes):
-        vector = _vector(manager, lanes)
-        complex_ = lanes.real != lanes.dtype
-        kind = ir.LiteralStructType([vector, vector]) if complex_ else vector
-        super().__init__(manager, lanes, kind)
-
-
-def _vector(manager, lanes):
-    return ir.VectorType(manager.lookup(lanes.real).get_value_type(), lanes.count)
-
-
-def _split(builder, lanes, value):
-    """The vectors (or, of scalars, the numbers) that make up a value."""
-    if lanes.real == lanes.dtype:
-        return [value]
-    return [builder.extract_value(value, part) for part in (0, 1)]
-
-
-def _join(context, builder, lanes, parts):
-    if lanes.real == lanes.dtype:
-        return parts[0]
-    value = ir.Constant(context.get_value_type(lanes), ir.Undefined)
-    for n, part in enumerate(parts):
-        value = builder.insert_value(value, part, n)
-    return value
-
-
-def _shuffle(builder, x, y, order):
-    kind = ir.VectorType(ir.IntType(32), len(order))
-    return builder.shuffle_vector(x, y, ir.Constant(kind, list(order)))
-
-
-def _places(context, builder, array_type, array, index, lanes):
-    """Pointers to the vectors that start at ``array[index]``."""
-    data = context.make_array(array_type)(context, builder, array).data
-    kind = _vector(context.data_model_manager, lanes).as_pointer()
-    first = builder.bitcast(builder.gep(data, [index]), kind)
-    if lanes.real == lanes.dtype:
-        return [first]
-    return [first, builder.gep(first, [ir.Constant(ir.IntType(64), 1)])]
-
-
-@intrinsic
-def _load(typing_context, array, index):
-    """Lanes ``array[index : index + width]``."""
-
-    def code(context, builder, signature, arguments):
-        lanes = signature.return_type
-        places = _places(context, builder, signature.args[0], *arguments, lanes)
-        parts = [builder.load(place, align=lanes.real.bitwidth // 8) for place in places]
-        if len(parts) == 2:
-            # re im re im ... in memory
-            whole = range(2 * lanes.count)
-            parts = [_shuffle(builder, *parts, whole[part::2]) for part in (0, 1)]
-        return _join(context, builder, lanes, parts)
-
-    return LANES[array.dtype](array, types.intp), code
-
-
-@intrinsic
-def _store(typing_context, array, index, value):
-    def code(context, builder, signature, arguments):
-        lanes = signature.args[2]
-        parts = _split(builder, lanes, arguments[2])
-        if len(parts) == 2:
-            n = lanes.count
-            order = np.arange(2 * n).reshape(2, n).T.ravel().tolist()
-            parts = [_shuffle(builder, *parts, half) for half in (order[:n], order[n:])]
-        places = _places(context, builder, signature.args[0], *arguments[:2], lanes)
-        for part, place in zip(parts, places):
-            builder.store(part, place, align=lanes.real.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(array, types.intp, value), code
-
-
-@intrinsic
-def _fill(typing_context, value):
-    """The same number in all lanes."""
-    lanes = LANES[value]
-
-    def code(context, builder, signature, arguments):
-        nothing = ir.Constant(_vector(context.data_model_manager, lanes), ir.Undefined)
-        parts = []
-        for number in _split(builder, lanes, arguments[0]):
-            first = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
-            parts.append(_shuffle(builder, first, nothing, [0] * lanes.count))
-        return _join(context, builder, lanes, parts)
-
-    return lanes(value), code
-
-
-def _sum(builder, x, y):
-    return [builder.fadd(a, b, flags=sorted(FLAGS)) for a, b in zip(x, y)]
-
-
-def _difference(builder, x, y):
-    return [builder.fsub(a, b, flags=sorted(FLAGS)) for a, b in zip(x, y)]
-
-
-def _product(builder, x, y):
-    def times(a, b):
-        return builder.fmul(a, b, flags=sorted(FLAGS))
-
-    if len(x) == 1:
-        return [times(x[0], y[0])]
-    real = _difference(builder, [times(x[0], y[0])], [times(x[1], y[1])])
-    return real + _sum(builder, [times(x[0], y[1])], [times(x[1], y[0])])
-
-
-def _add_operator(function, of_parts):
-    @intrinsic
-    def compute(typing_context, x, y):
-        def code(context, builder, signature, arguments):
-            parts = of_parts(builder, *(_split(builder, x, value) for value in arguments))
-            return _join(context, builder, x, parts)
-
-        return x(x, y), code
-
-    @overload(function)
-    def _operate(x, y):
-        if isinstance(x, Lanes) and x == y:
-            return lambda x, y: compute(x, y)
-
-
-_add_operator(operator.add, _sum)
-_add_operator(operator.sub, _difference)
-_add_operator(operator.mul, _product)
-
-
-def _width(array):
-    """Atoms side by side: lanes of a vector of the dtype of an array."""
-    raise NotImplementedError("compiled by the overload below")
-
-
-@overload(_width)
-def _width_overload(array):
-    width = LANES[array.dtype].count
-    return lambda array: width
-
-
-@njit(cache=True)
-def _scratch(n, like):
-    """n numbers of the dtype of `like` from a multiple of 64 bytes on: no vector in two lines."""
-    array = np.empty(n + 64 // like.itemsize, like.dtype)
-    first = -array.ctypes.data % 64 // like.itemsize
-    return array[first : first + n]
 
 
 @njit(cache=True, error_model="numpy")
@@ -447,41 +276,41 @@ def _add_powers(s, slots, two_j_max, zero, level, total):
 
     Columns of a level follow each other; a column holds k = 0 .. j.  `level` has room for two.
     """
-    w = _width(s)
+    w = n_lanes(s)
     step = 2 * w
-    nothing = _fill(zero)
+    nothing = fill(zero)
     size = len(level) // 2
     for slot in range(slots):
         at = slot * w
-        ar, ai = _load(s, AR + at), _load(s, AI + at)
-        br, bi = _load(s, BR + at), _load(s, BI + at)
-        strength = _load(s, STRENGTH + at)
-        _store(level, 0, strength)
-        _store(level, w, nothing)
-        _store(total, 0, _load(total, 0) + strength)
+        ar, ai = load(s, AR + at), load(s, AI + at)
+        br, bi = load(s, BR + at), load(s, BI + at)
+        strength = load(s, STRENGTH + at)
+        store(level, 0, strength)
+        store(level, w, nothing)
+        store(total, 0, load(total, 0) + strength)
         to = step
         for j in range(1, two_j_max + 1):
             source, target = ((j - 1) % 2) * size, (j % 2) * size
             for _ in range((j + 1) // 2):
                 pr, pi = nothing, nothing
                 for _ in range(j):
-                    qr, qi = _load(level, source), _load(level, source + w)
+                    qr, qi = load(level, source), load(level, source + w)
                     re = ar * qr + ai * qi - br * pr - bi * pi
                     im = ar * qi - ai * qr - br * pi + bi * pr
-                    _store(level, target, re)
-                    _store(level, target + w, im)
-                    _store(total, to, _load(total, to) + re)
-                    _store(total, to + w, _load(total, to + w) + im)
+                    store(level, target, re)
+                    store(level, target + w, im)
+                    store(total, to, load(total, to) + re)
+                    store(total, to + w, load(total, to + w) + im)
                     pr, pi = qr, qi
                     source += step
                     target += step
                     to += step
                 re = nothing - br * pr - bi * pi
                 im = bi * pr - br * pi
-                _store(level, target, re)
-                _store(level, target + w, im)
-                _store(total, to, _load(total, to) + re)
-                _store(total, to + w, _load(total, to + w) + im)
+                store(level, target, re)
+                store(level, target + w, im)
+                store(total, to, load(total, to) + re)
+                store(total, to + w, load(total, to + w) + im)
                 target += step
                 to += step
             if j % 2 == 0:
@@ -490,13 +319,13 @@ def _add_powers(s, slots, two_j_max, zero, level, total):
                 for k in range(j + 1):
                     qr, qi = nothing, nothing
                     if k < j:
-                        qr, qi = _load(level, source), _load(level, source + w)
+                        qr, qi = load(level, source), load(level, source + w)
                     re = ar * pr - ai * pi + br * qr - bi * qi
                     im = ar * pi + ai * pr + br * qi + bi * qr
-                    _store(level, target, re)
-                    _store(level, target + w, im)
-                    _store(total, to, _load(total, to) + re)
-                    _store(total, to + w, _load(total, to + w) + im)
+                    store(level, target, re)
+                    store(level, target + w, im)
+                    store(total, to, load(total, to) + re)
+                    store(total, to + w, load(total, to + w) + im)
                     pr, pi = qr, qi
                     source += step
                     target += step
@@ -506,15 +335,15 @@ def _add_powers(s, slots, two_j_max, zero, level, total):
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
 def _complete(half, full, mirror, sign, zero, u):
     """All elements of u from those with 2 p <= j."""
-    w = _width(u)
-    nothing = _fill(zero)
+    w = n_lanes(u)
+    nothing = fill(zero)
     for n in range(len(full)):
-        re, im = _load(half, 2 * w * n), _load(half, 2 * w * n + w)
-        factor = _fill(sign[n])
-        _store(u, 2 * w * mirror[n], factor * re)
-        _store(u, 2 * w * mirror[n] + w, nothing - factor * im)
-        _store(u, 2 * w * full[n], re)
-        _store(u, 2 * w * full[n] + w, im)
+        re, im = load(half, 2 * w * n), load(half, 2 * w * n + w)
+        factor = fill(sign[n])
+        store(u, 2 * w * mirror[n], factor * re)
+        store(u, 2 * w * mirror[n] + w, nothing - factor * im)
+        store(u, 2 * w * full[n], re)
+        store(u, 2 * w * full[n] + w, im)
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -523,18 +352,18 @@ def _contract(
     result,
 ):  # fmt: skip
     """result[channel] = sum Re conj(u3[channel]) Z(u1, u2) of a triple."""
-    w = _width(u1)
+    w = n_lanes(u1)
     step = 2 * w
-    nothing = _fill(zero)
+    nothing = fill(zero)
     for c in range(n_channels):
-        _store(result, c * w, nothing)
+        store(result, c * w, nothing)
     for o in range(out_start[triple], out_start[triple + 1]):
         rr, ii, ri, ir = nothing, nothing, nothing, nothing
         for t in range(term_start[o], term_start[o + 1]):
             p, q = np.uintp(first[t]) * step, np.uintp(second[t]) * step
-            f = _fill(coefficient[t])
-            xr, xi = f * _load(u1, p), f * _load(u1, p + w)
-            yr, yi = _load(u2, q), _load(u2, q + w)
+            f = fill(coefficient[t])
+            xr, xi = f * load(u1, p), f * load(u1, p + w)
+            yr, yi = load(u2, q), load(u2, q + w)
             rr = rr + xr * yr
             ii = ii + xi * yi
             ri = ri + xr * yi
@@ -542,8 +371,8 @@ def _contract(
         re, im = rr - ii, ri + ir
         for c in range(n_channels):
             q = out[o] * step
-            value = _load(u3[c], q) * re + _load(u3[c], q + w) * im
-            _store(result, c * w, _load(result, c * w) + value)
+            value = load(u3[c], q) * re + load(u3[c], q + w) * im
+            store(result, c * w, load(result, c * w) + value)
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -552,16 +381,16 @@ def _contract_back(
     zero, y,
 ):  # fmt: skip
     """y[channel] += slopes[channel] Z(u1, u2) of a triple."""
-    w = _width(u1)
+    w = n_lanes(u1)
     step = 2 * w
-    nothing = _fill(zero)
+    nothing = fill(zero)
     for o in range(out_start[triple], out_start[triple + 1]):
         rr, ii, ri, ir = nothing, nothing, nothing, nothing
         for t in range(term_start[o], term_start[o + 1]):
             p, q = np.uintp(first[t]) * step, np.uintp(second[t]) * step
-            f = _fill(coefficient[t])
-            xr, xi = f * _load(u1, p), f * _load(u1, p + w)
-            yr, yi = _load(u2, q), _load(u2, q + w)
+            f = fill(coefficient[t])
+            xr, xi = f * load(u1, p), f * load(u1, p + w)
+            yr, yi = load(u2, q), load(u2, q + w)
             rr = rr + xr * yr
             ii = ii + xi * yi
             ri = ri + xr * yi
@@ -569,9 +398,9 @@ def _contract_back(
         re, im = rr - ii, ri + ir
         for c in range(n_channels):
             q = out[o] * step
-            slope = _load(slopes, c * w)
-            _store(y[c], q, _load(y[c], q) + slope * re)
-            _store(y[c], q + w, _load(y[c], q + w) + slope * im)
+            slope = load(slopes, c * w)
+            store(y[c], q, load(y[c], q) + slope * re)
+            store(y[c], q + w, load(y[c], q + w) + slope * im)
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -589,15 +418,15 @@ def _forward_chunk(
     n_half, n_triples = len(norm), len(out_start) - 1
     one = constants[0]
     zero = one - one
-    s = _scratch(N_SLOTS * TILE, constants)
+    s = scratch(N_SLOTS * TILE, constants)
     d = np.empty(3 * TILE, positions.dtype)
-    w = _width(s)
+    w = n_lanes(s)
     n_full = (two_j_max + 1) * (two_j_max + 2) * (2 * two_j_max + 3) // 6
-    level = _scratch(2 * w * 2 * (two_j_max + 1) * (two_j_max // 2 + 1), constants)
-    total = _scratch(2 * w * n_half, constants)
-    u = _scratch(n_channels * 2 * w * n_full, constants).reshape(n_channels, 2 * w * n_full)
-    result = _scratch(n_channels * w, constants)
-    b = _scratch(n_channels**3 * n_triples * w, constants)
+    level = scratch(2 * w * 2 * (two_j_max + 1) * (two_j_max // 2 + 1), constants)
+    total = scratch(2 * w * n_half, constants)
+    u = scratch(n_channels * 2 * w * n_full, constants).reshape(n_channels, 2 * w * n_full)
+    result = scratch(n_channels * w, constants)
+    b = scratch(n_channels**3 * n_triples * w, constants)
     most = _most_pairs(low, high, n_species, row_begin, row_end)
     pairs, kinds = np.empty((most, w), np.int64), np.empty((most, w), np.int32)
     atoms, counts = np.empty(w, np.int64), np.empty(w, np.int64)
@@ -683,15 +512,15 @@ def bispectrum_forward(
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
 def _series(y, series_out, series_factor, zero, series):
     """Coefficients of dE/da and dE/db from Y: four numbers for each, in all lanes."""
-    w = _width(y)
-    nothing = _fill(zero)
+    w = n_lanes(y)
+    nothing = fill(zero)
     for n in range(len(series_out)):
         p, q = 2 * w * series_out[n, 0], 2 * w * series_out[n, 1]
         at = 4 * w * n
-        _store(series, at, nothing + _fill(series_factor[n, 0]) * _load(y, p))
-        _store(series, at + w, nothing + _fill(series_factor[n, 1]) * _load(y, p + w))
-        _store(series, at + 2 * w, nothing + _fill(series_factor[n, 2]) * _load(y, q))
-        _store(series, at + 3 * w, nothing + _fill(series_factor[n, 3]) * _load(y, q + w))
+        store(series, at, nothing + fill(series_factor[n, 0]) * load(y, p))
+        store(series, at + w, nothing + fill(series_factor[n, 1]) * load(y, p + w))
+        store(series, at + 2 * w, nothing + fill(series_factor[n, 2]) * load(y, q))
+        store(series, at + 3 * w, nothing + fill(series_factor[n, 3]) * load(y, q + w))
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -701,16 +530,16 @@ def _sum_series(s, slots, two_j_max, constants, inverse, y, series, level):
     ``dE/da = sum_jkp X[k + 1] P[k] + R[k] conj(P[k])`` and ``dE/db = sum_jkp X[k] P[k] -
     R[k + 1] conj(P[k])`` over the columns p of level j, with k + 2 coefficients X, R for each.
     """
-    w = _width(s)
+    w = n_lanes(s)
     step, four = 2 * w, 4 * w
-    one = _fill(constants[0])
+    one = fill(constants[0])
     nothing = one - one
     size = len(level) // 2
     for slot in range(slots):
         place = slot * w
-        ar, ai = _load(s, AR + place), _load(s, AI + place)
-        br, bi = _load(s, BR + place), _load(s, BI + place)
-        energy = _load(y, 0)
+        ar, ai = load(s, AR + place), load(s, AI + place)
+        br, bi = load(s, BR + place), load(s, BI + place)
+        energy = load(y, 0)
         tar, tai, tbr, tbi = nothing, nothing, nothing, nothing
         at = 0
         for j in range(two_j_max):
@@ -722,13 +551,13 @@ def _sum_series(s, slots, two_j_max, constants, inverse, y, series, level):
                 if middle:
                     source -= j * step
                 pr, pi = nothing, nothing
-                xr, xi = _load(series, at), _load(series, at + w)
-                rr, ri = _load(series, at + 2 * w), _load(series, at + 3 * w)
+                xr, xi = load(series, at), load(series, at + w)
+                rr, ri = load(series, at + 2 * w), load(series, at + 3 * w)
                 at += four
                 for k in range(j + 1):
                     qr, qi = nothing, nothing
                     if k < j:
-                        qr, qi = _load(level, source), _load(level, source + w)
+                        qr, qi = load(level, source), load(level, source + w)
                         source += step
                     if j == 0:
                         re, im = one, nothing
@@ -738,12 +567,12 @@ def _sum_series(s, slots, two_j_max, constants, inverse, y, series, level):
                     else:
                         re = ar * qr + ai * qi - br * pr - bi * pi
                         im = ar * qi - ai * qr - br * pi + bi * pr
-                    _store(level, target, re)
-                    _store(level, target + w, im)
+                    store(level, target, re)
+                    store(level, target + w, im)
                     target += step
                     pr, pi = qr, qi
-                    nxr, nxi = _load(series, at), _load(series, at + w)
-                    nrr, nri = _load(series, at + 2 * w), _load(series, at + 3 * w)
+                    nxr, nxi = load(series, at), load(series, at + w)
+                    nrr, nri = load(series, at + 2 * w), load(series, at + 3 * w)
                     at += four
                     gar = gar + ((nxr * re - nxi * im) + (rr * re + ri * im))
                     gai = gai + ((nxr * im + nxi * re) + (ri * re - rr * im))
@@ -752,14 +581,14 @@ def _sum_series(s, slots, two_j_max, constants, inverse, y, series, level):
                     xr, xi, rr, ri = nxr, nxi, nrr, nri
             # Euler: the part of E of degree j + 1 is 2 Re (a dE/da + b dE/db) / (j + 1)
             part = (ar * gar - ai * gai) + (br * gbr - bi * gbi)
-            energy = energy + _fill(inverse[j]) * part
+            energy = energy + fill(inverse[j]) * part
             tar, tai = tar + gar, tai + gai
             tbr, tbi = tbr + gbr, tbi + gbi
-        _store(s, ENERGY + place, energy)
-        _store(s, GAR + place, tar)
-        _store(s, GAI + place, tai)
-        _store(s, GBR + place, tbr)
-        _store(s, GBI + place, tbi)
+        store(s, ENERGY + place, energy)
+        store(s, GAR + place, tar)
+        store(s, GAI + place, tai)
+        store(s, GBR + place, tbr)
+        store(s, GBI + place, tbi)
 
 
 @njit(cache=True, fastmath=FLAGS, error_model="numpy")
@@ -799,17 +628,17 @@ def _backward_chunk(
     n_species = len(reach)
     n_half, n_triples, n_features = len(full), len(out_start) - 1, d_features.shape[1]
     zero = constants[0] - constants[0]
-    s = _scratch(N_SLOTS * TILE, constants)
+    s = scratch(N_SLOTS * TILE, constants)
     d = np.empty(3 * TILE, positions.dtype)
-    w = _width(s)
+    w = n_lanes(s)
     n_full = (two_j_max + 1) * (two_j_max + 2) * (2 * two_j_max + 3) // 6
-    level = _scratch(2 * w * 2 * (two_j_max + 1) * (two_j_max // 2 + 1), constants)
-    half = _scratch(2 * w * n_half, constants)
-    u = _scratch(n_channels * 2 * w * n_full, constants).reshape(n_channels, 2 * w * n_full)
-    y = _scratch(n_channels * 2 * w * n_out, constants).reshape(n_channels, 2 * w * n_out)
-    series = _scratch(4 * w * len(series_out), constants)
-    slopes = _scratch(n_channels * w, constants)
-    d_b = _scratch(n_features * w, constants)
+    level = scratch(2 * w * 2 * (two_j_max + 1) * (two_j_max // 2 + 1), constants)
+    half = scratch(2 * w * n_half, constants)
+    u = scratch(n_channels * 2 * w * n_full, constants).reshape(n_channels, 2 * w * n_full)
+    y = scratch(n_channels * 2 * w * n_out, constants).reshape(n_channels, 2 * w * n_out)
+    series = scratch(4 * w * len(series_out), constants)
+    slopes = scratch(n_channels * w, constants)
+    d_b = scratch(n_features * w, constants)
     most = _most_pairs(low, high, n_species, row_begin, row_end)
     pairs, kinds = np.empty((most, w), np.int64), np.empty((most, w), np.int32)
     atoms, counts = np.empty(w, np.int64), np.empty(w, np.int64)
