@@ -58,11 +58,11 @@ FITS = {
     },
     "mliap": {
         "model": {**BISPECTRUM, "hidden": [8, 8], "activation": "tanh", "baseline": "none"},
-        "training": {"epochs": 30, "max_time": 30},
+        "training": {"epochs": 20},
     },
     "fix external": {
         "model": {"cutoff": 4.8, "radial_order": 4, "angular_order": 3, "hidden": [8, 8]},
-        "training": {"epochs": 30, "max_time": 30},
+        "training": {"epochs": 20},
     },
 }  # fmt: skip
 
