@@ -58,11 +58,9 @@ FITS = {
     },
     "mliap": {
         "model": {**BISPECTRUM, "hidden": [8, 8], "activation": "tanh", "baseline": "none"},
-        "training": {"epochs": 20},
     },
     "fix external": {
         "model": {"cutoff": 4.8, "radial_order": 4, "angular_order": 3, "hidden": [8, 8]},
-        "training": {"epochs": 20},
     },
 }  # fmt: skip
 
@@ -72,6 +70,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=20, help="of the two networks")
     parser.add_argument("--repeat", type=int, default=2, help="cubic cells along each edge")
     parser.add_argument("--out", type=Path, default=Path("lammps.json"))
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -101,7 +100,7 @@ def check(folder, options):
     for name, tables in FITS.items():
         result = fdforce.fit(
             train=[folder / "train.extxyz"], out=folder / name.replace(" ", "_"), threads=1,
-            log=lambda line: None, **tables,
+            epochs=options.epochs, log=lambda line: None, **tables,
         )  # fmt: skip
         commands = ""
         if name in POTENTIALS:

@@ -226,7 +226,14 @@ def test_the_script_of_the_docs_page_on_one_and_two_ranks(model, tmp_path):
 def test_the_script_that_compares_dynamics(tmp_path):
     launcher()
     out = tmp_path / "lammps.json"
-    command = [sys.executable, ROOT / "scripts" / "check_lammps.py", "--steps", "50"]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "check_lammps.py",
+        "--steps",
+        "50",
+        "--epochs",
+        "2",
+    ]
     run = subprocess.run(
         [*map(str, command), "--out", str(out)], capture_output=True, text=True, check=False
     )
