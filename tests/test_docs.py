@@ -116,7 +116,7 @@ def potentials(folder):
     import ase.io
 
     for name, every, settings in (
-        ("ethanol", 8, dict(hidden=[8], epochs=20)),
+        ("ethanol", 4, dict(hidden=[16], epochs=40)),
         ("diamond", 6, dict(model={"kind": "linear"}, optimizer={"name": "least_squares"})),
     ):
         ase.io.write("train.extxyz", read_file(example_files(name)[0])[::every])

@@ -36,6 +36,7 @@ MODELS = {
     "inner": (LinearModel, dict(twojmax=4, switchflag=0, rmin0=0.3, **SINNER), ()),
     "tanh": (ElementalNetworks, dict(twojmax=4), ((7, 5), "tanh")),
     "sigmoid": (ElementalNetworks, dict(twojmax=4, bzeroflag=0), ((6,), "sigmoid")),
+    "two activations": (ElementalNetworks, dict(twojmax=2), ((4, 3), ["tanh", "sigmoid"])),
     "relu zbl": (ElementalNetworks, dict(twojmax=2, **SINNER), ((40, 3), "relu")),
     "no hidden layer": (ElementalNetworks, dict(twojmax=2), ((), "tanh")),
     "chemical tanh": (ElementalNetworks, dict(twojmax=4, chemflag=1), ((5,), "tanh")),
@@ -286,6 +287,13 @@ def test_networks_that_lammps_cannot_hold(tmp_path):
         mliap.write_potential(model, tmp_path / "a")
     with pytest.raises(ModelFileError, match="export it as mliap"):
         snap.write_potential(model, tmp_path / "a")
+    for hidden, activation, message in (
+        ({"Ta": [3], "W": [4]}, "tanh", "differ between elements"),
+        ([3], ["tanh", "tanh"], "the output of a network is tanh"),
+    ):
+        model = ElementalNetworks(Bispectrum(ELEMENTS, twojmax=2), hidden, activation)
+        with pytest.raises(ModelFileError, match=message):
+            mliap.write_potential(model, tmp_path / "a")
     quadratic = ElementalNetworks(Quadratic(Bispectrum(("Ta",), twojmax=2)), (3,), "tanh")
     with pytest.raises(ModelFileError, match="quadratic features"):
         mliap.write_potential(quadratic, tmp_path / "a")
@@ -344,8 +352,8 @@ def test_damaged_files(file, change, message, tmp_path):
     [
         ("model", ("NET 5 3", "NET 5 2"), "5 features and 2 layers"),
         ("model", ("NET 5", "NET 6"), "6 features"),
-        ("model", ("tanh 2", "sigmoid 2"), "networks with one activation"),
-        ("model", ("tanh", "silu"), "networks with one activation"),
+        ("model", ("tanh 2", "softsign 2"), "networks with activations"),
+        ("model", ("tanh", "silu"), "networks with activations"),
         ("model", ("linear 1", "tanh 1"), "a last layer 'linear 1'"),
         ("model", ("1 37", "2 37"), "2 elements; a.mliap.descriptor has 1"),
         ("model", ("1 37", "1 38"), "38 parameters of an element and 47 numbers; 37 and 47"),

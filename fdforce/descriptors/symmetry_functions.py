@@ -16,6 +16,7 @@ from fdforce.descriptors.symmetry_function_lines import (
     COMPACT_TYPES,
     NARROW_TYPES,
     WEIGHTED_TYPES,
+    Function,
     automatic_functions,
     parse,
 )

@@ -142,13 +142,19 @@ def _network_lines(model, descriptor, quadratic):
     """Lines of ``model nn``; scale and reference energies go into the last layer."""
     if quadratic:
         raise ModelFileError("mliap: networks on quadratic features are not known to LAMMPS")
-    if model.hidden and model.activation not in ACTIVATIONS:
+    if len(set(zip(model.hidden, model.activation, strict=True))) > 1:
+        raise ModelFileError("mliap: networks differ between elements; in LAMMPS all are alike")
+    hidden, (*activations, output) = model.hidden[0], model.activation[0]
+    unknown = [name for name in activations if name not in ACTIVATIONS]
+    if unknown:
         raise ModelFileError(
             f"mliap: model nn of LAMMPS knows {', '.join(ACTIVATIONS)}, not the activation "
-            f"{model.activation}; fit with model.activation = tanh, or run the model by fix "
-            "external (docs/lammps.md)"
+            f"{unknown[0]}; fit with model.activation = tanh, or run the model by fix external "
+            "(docs/lammps.md)"
         )
-    layers = [f"{model.activation} {width}" for width in model.hidden]
+    if output != "linear":
+        raise ModelFileError(f"mliap: the output of a network is {output}; it has to be linear")
+    layers = [f"{name} {width}" for name, width in zip(activations, hidden, strict=True)]
     per_element = len(model.theta) // len(model.elements)
     lines = [
         f"{len(model.elements)} {per_element}",
@@ -161,7 +167,7 @@ def _network_lines(model, descriptor, quadratic):
         used = shared_slope != 0
         divisor = np.where(used, shared_slope, 1.0)
         numbers = []
-        for layer, (rows, columns) in enumerate(model.layers[: len(model.widths) - 1]):
+        for layer, (rows, columns) in enumerate(model.layers[: len(hidden) + 1]):
             block, theta = theta[: rows * columns].reshape(rows, columns), theta[rows * columns :]
             weights, bias = block[:-1], block[-1]
             if layer == 0 and descriptor.chemflag:
@@ -172,7 +178,7 @@ def _network_lines(model, descriptor, quadratic):
                 weights = shared / divisor[:, None]
             if layer == 0:
                 weights = np.where(used[:, None], weights, 0.0)
-            if columns == 1 and layer == len(model.hidden):
+            if layer == len(hidden):
                 weights = model.scale * weights
                 bias = model.scale * bias + model.reference_energies[z]
             numbers.append(np.vstack([bias, weights]).T.ravel())
@@ -256,10 +262,9 @@ def _read_networks(path, lines, descriptor, n_parameters):
             f"{path}, line {number}: {n_features:g} features and {n_layers:g} layers; the "
             f"descriptor has {descriptor.n_features} and the line names {len(names)}"
         )
-    hidden = set(names[:-1]) or {"linear"}
-    if names[-1] != "linear" or widths[-1] != 1 or len(hidden) > 1 or hidden - {*ACTIVATIONS}:
+    if names[-1] != "linear" or widths[-1] != 1 or {*names} - {*ACTIVATIONS}:
         raise ModelFileError(
-            f"{path}, line {number}: {' '.join(words[3:])}: networks with one activation of "
+            f"{path}, line {number}: {' '.join(words[3:])}: networks with activations "
             f"{', '.join(ACTIVATIONS)} and a last layer 'linear 1' can be read"
         )
     shapes = list(zip([descriptor.n_features, *widths[:-1]], widths))
@@ -271,7 +276,7 @@ def _read_networks(path, lines, descriptor, n_parameters):
             f"{path}: {n_parameters:g} parameters of an element and {len(values)} numbers; "
             f"{of_element} and {wanted} belong to its layers"
         )
-    model = ElementalNetworks(descriptor, widths[:-1], hidden.pop())
+    model = ElementalNetworks(descriptor, widths[:-1], names[:-1])
     theta = []
     for z, block in enumerate(values.reshape(len(descriptor.elements), -1)):
         mean, deviation, block = np.split(block, np.cumsum([descriptor.n_features] * 2))
