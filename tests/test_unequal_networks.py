@@ -162,7 +162,7 @@ def test_an_element_without_data_begins_anew():
     dimer = batch_of([SYSTEMS["dimer"]()], ELEMENTS, model.cutoff)
     model.standardise([dimer])
     assert model.feature_mean.any(axis=1).tolist() == [True, True]
-    model.feature_mean[0] = 0  # as if there had been no Ti
+    model.feature_min[0], model.feature_max[0] = 1.0, -1.0  # as if there had been no Ti
     model.theta = np.zeros_like(model.theta)
     begin_unseen_elements(model, [dimer], seed=1)
     titanium, oxygen = model.matrices()
