@@ -174,10 +174,11 @@ def test_no_worker_outlives_its_caller(tmp_path, with_signal):
     homes = [tmp_path / "a", tmp_path / "b"]
     source = f"""
         import signal
+
         from fdforce.cli.termination import termination_as_interrupt
         from fdforce.worker_processes import WorkerProcesses
 
-        # a shell has what it starts in the background ignore it
+        # a shell's background jobs, the tests perhaps among them, ignore it
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with termination_as_interrupt(), WorkerProcesses("worker_jobs:hold", 2) as workers:
             list(workers.run([(path,) for path in {[str(home) for home in homes]!r}]))
