@@ -8,8 +8,8 @@ energies and forces of a Morse potential, is written once as extended xyz. Proce
 then train on it in memory, pack it into a cache, and train from the cache, with one thread. The
 models are small, so that reading weighs more than it does in practice. OUT.json has the peak
 memory of each process, MB; of every epoch its seconds of wall clock and of user and system time;
-and what comes out of the two fits, which is the same. User time is the one to compare where other
-work shares the machine.
+and what comes out of the two fits, which is the same. User and system time are the ones to compare
+where other work shares the machine.
 """
 
 import argparse
@@ -177,12 +177,10 @@ def measure(options):
         size = Path(options.data).stat().st_size / 1e6
     memory, cache = found["memory"], found["cache"]
     same = all(memory[key] == cache[key] for key in ("train_loss", "valid_loss", "metrics"))
-    speed = {
-        clock: sum(row[clock] for row in memory["epochs"])
-        / sum(row[clock] for row in cache["epochs"])
-        for clock in ("wall", "user")
-        if memory["epochs"]
-    }
+    speed = {}
+    for name, clocks in (("wall", ["wall"]), ("user", ["user"]), ("cpu", ["user", "system"])):
+        spent = [sum(row[c] for row in of["epochs"] for c in clocks) for of in (memory, cache)]
+        speed[name] = spent[0] / spent[1] if memory["epochs"] else None
     from fdforce.provenance import environment
 
     return {
