@@ -68,6 +68,7 @@ def simulate(model, atoms, temperature, picoseconds, seed=0):
         "temperature": temperature, "steps": steps,
         "mean_temperature": float(np.mean([t for t, _, _ in half])),
         "intact": all(whole for _, whole, _ in samples),
+        "broken_samples": [k for k, (_, whole, _) in enumerate(samples) if not whole],
         "rdf": np.mean([g for _, _, g in half], axis=0).round(4).tolist(),
     }  # fmt: skip
 
