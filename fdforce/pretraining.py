@@ -32,7 +32,7 @@ def pretrained(trainer, model, train, config: Config, **arguments) -> np.ndarray
     train : DataSet
     config : Config
         ``training.pretraining`` is the number of epochs of each of the two fits, with schedules of
-        their own; ``training.max_time`` does not apply to them.
+        their own; ``training.max_time`` does not end them, but their time counts against it.
     **arguments
         Of the trainer.
 
