@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
+from fdforce.devices import HOST
 from fdforce.errors import FdforceError
 from fdforce.neighbors import PairList
 from fdforce.structures import Structures
@@ -53,7 +55,11 @@ class Batch:
     n_replicas : int
     displacement : bool
         Whether `displaced` made it; forces are not expected then.
+    device
+        Where it is computed (`fdforce.devices`).
     """
+
+    device: ClassVar = HOST
 
     positions: np.ndarray
     cells: np.ndarray
@@ -88,6 +94,14 @@ class Batch:
     def counts(self) -> np.ndarray:
         """Atoms of each structure, shape (n_replicas * S,)."""
         return np.diff(self.offsets)
+
+    @property
+    def pair_arguments(self) -> tuple:
+        """The arguments that every descriptor kernel begins with (kernels/README.md)."""
+        return (
+            self.positions, self.cells, self.structure, self.species, self.offsets,
+            self.row_begin, self.row_end, self.neighbor, self.shift, self.chunks, self.place,
+        )  # fmt: skip
 
     @property
     def species_rows(self) -> list[slice]:
@@ -201,7 +215,7 @@ def make_batch(
     work += 10 * np.arange(len(work))
     goals = np.linspace(0, work[-1], n_chunks + 1)
     species_start = np.searchsorted(species[order], np.arange(n_species + 1))
-    tiles, tile_chunks = _tiles(species_start, n_chunks)
+    tiles, tile_chunks = tiles_of(species_start, n_chunks)
     return Batch(
         positions=np.ascontiguousarray(structures.positions[atoms]),
         cells=np.ascontiguousarray(structures.cells[indices]),
@@ -224,14 +238,14 @@ def make_batch(
     )
 
 
-def _tiles(species_start, n_chunks):
+def tiles_of(species_start, n_chunks):
     """Tiles of at most `TILE_ATOMS` atoms of one species, and where the threads divide them."""
-    tiles = []
-    for z, count in enumerate(np.diff(species_start).tolist()):
-        parts = -(-count // TILE_ATOMS)
-        bounds = [count * part // max(parts, 1) for part in range(parts + 1)]
-        tiles += [(z, a, b) for a, b in itertools.pairwise(bounds)]
-    tiles = np.array(tiles, dtype=np.int64).reshape(-1, 3)
+    counts = np.diff(species_start)
+    parts = -(-counts // TILE_ATOMS)
+    species = np.repeat(np.arange(len(counts)), parts)
+    part = np.arange(len(species)) - np.repeat(np.cumsum(parts) - parts, parts)
+    first, last = (counts[species] * p // parts[species] for p in (part, part + 1))
+    tiles = np.stack([species, first, last], axis=1).astype(np.int64)
     before = np.concatenate(([0], np.cumsum(tiles[:, 2] - tiles[:, 1])))
     goals = np.linspace(0, before[-1], n_chunks + 1)
     chunks = np.searchsorted(before, goals - TILE_ATOMS / 4)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from fdforce.descriptors.features import pair_arguments
 from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.errors import ConfigError, DataError
 from fdforce.models.elemental_networks import ElementalNetworks
@@ -188,7 +187,7 @@ def test_the_kernels_of_the_density_are_adjoint():
     d_positions, d_strain = np.zeros((1, batch.n_atoms, 3)), np.zeros((batch.n_atoms, 6))
     arguments = descriptor._density_arguments(descriptor._tables(np.float64))
     for times in (1, 2):  # it adds
-        density_backward(d_density, *pair_arguments(batch)[:-1], *arguments, d_positions, d_strain)
+        density_backward(d_density, *batch.pair_arguments[:-1], *arguments, d_positions, d_strain)
         assert np.sum(d_positions[0] * direction) == pytest.approx(times * slope, rel=1e-11)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from fdforce.descriptors.features import compute_features, pair_arguments
+from fdforce.descriptors.features import compute_features
 
 
 @njit(cache=True, error_model="numpy")
@@ -114,7 +114,7 @@ class Gaussians:
         """Features of a batch; nothing has to be kept for `backward`."""
         dtype = np.complex128 if np.iscomplexobj(batch.positions) else mean.dtype
         features = np.empty((batch.n_atoms, self.n_features), dtype)
-        gaussians_forward(*pair_arguments(batch), *self._functions, mean, scale, features)
+        gaussians_forward(*batch.pair_arguments, *self._functions, mean, scale, features)
         return features, [None] if keep else []
 
     def backward(self, batch, d_features, kept, scale):
@@ -122,6 +122,6 @@ class Gaussians:
         d_positions = np.zeros((batch.n_atoms, 3))
         d_strain = np.zeros((batch.n_atoms, 6))
         gaussians_backward(
-            d_features, *pair_arguments(batch), *self._functions, scale, d_positions, d_strain
+            d_features, *batch.pair_arguments, *self._functions, scale, d_positions, d_strain
         )
         return d_positions, d_strain

@@ -12,7 +12,6 @@ from fdforce.descriptors.chebyshev import COSINE_TERMS, SINE_TERMS, _taylor
 from fdforce.descriptors.features import (
     check_elements,
     compute_features,
-    pair_arguments,
     settings_of,
 )
 from fdforce.errors import ConfigError
@@ -199,7 +198,7 @@ class AtomicEnvironmentVector:
         tables = self._tables(dtype)
         features = np.empty((batch.n_atoms, self.n_features), dtype)
         atomic_environment_forward(
-            *pair_arguments(batch),
+            *batch.pair_arguments,
             tables["constants"], self._inverse_cutoff, tables["sine"], tables["radial_shifts"],
             tables["angular_shifts"], tables["angle_cosine"], tables["angle_sine"], self._power,
             mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
@@ -215,7 +214,7 @@ class AtomicEnvironmentVector:
         d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
         d_strain = np.zeros((batch.n_atoms, 6), dtype)
         atomic_environment_backward(
-            d_features, *pair_arguments(batch),
+            d_features, *batch.pair_arguments,
             tables["constants"], self._inverse_cutoff, tables["sine"], tables["cosine"],
             tables["radial_shifts"], tables["angular_shifts"], tables["angle_cosine"],
             tables["angle_sine"], self._power,

@@ -12,7 +12,6 @@ import numpy as np
 from fdforce.descriptors.features import (
     check_elements,
     compute_features,
-    pair_arguments,
     settings_of,
 )
 from fdforce.errors import ConfigError
@@ -210,7 +209,7 @@ class Bispectrum:
         n_kept = batch.n_atoms if keep else 0
         sums = np.empty((n_kept, self._n_channels, 2 * len(tables["norm"])), dtype)
         bispectrum_forward(
-            *pair_arguments(batch), *self._geometry_arguments(tables), tables["own"], self.twojmax,
+            *batch.pair_arguments, *self._geometry_arguments(tables), tables["own"], self.twojmax,
             tables["norm"], tables["diagonal"], tables["full"], tables["mirror"], tables["sign"],
             *lists, (mean + self._isolated).astype(dtype), scale.astype(dtype, copy=False),
             features, sums,
@@ -226,7 +225,7 @@ class Bispectrum:
         d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
         d_strain = np.zeros((batch.n_atoms, 6), dtype)
         bispectrum_backward(
-            d_features, sums, *pair_arguments(batch), *self._geometry_arguments(tables),
+            d_features, sums, *batch.pair_arguments, *self._geometry_arguments(tables),
             self._n_channels, self.twojmax, tables["full"], tables["mirror"], tables["sign"],
             *tables["backward"], len(_made(self.twojmax)), *tables["slopes"],
             tables["series_out"], tables["series_factor"], tables["inverse"],

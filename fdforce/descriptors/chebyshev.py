@@ -10,11 +10,12 @@ import numpy as np
 from numpy.polynomial import chebyshev, legendre
 
 from fdforce.descriptors.features import (
+    Tables,
     check_elements,
     compute_features,
     element_spins,
-    pair_arguments,
     settings_of,
+    working_dtype,
 )
 from fdforce.errors import ConfigError
 
@@ -128,54 +129,36 @@ class Chebyshev:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """As `Descriptor.forward`; kept are the densities of neighbours, by element."""
-        from fdforce.kernels.cpu.chebyshev import chebyshev_forward
-
-        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
-        tables = self._tables(dtype)
-        features = np.empty((batch.n_atoms, self.n_features), dtype)
+        device, dtype = batch.device, working_dtype(batch, mean)
+        tables = self._tables.on(device, dtype)
+        features = device.empty((batch.n_atoms, self.n_features), dtype)
         n_density = (self.angular_order + 1) * (self.angular_order + 2)
-        densities = np.empty((batch.n_atoms if keep else 0, len(self.elements), n_density), dtype)
-        chebyshev_forward(
-            *pair_arguments(batch),
-            tables["constants"], self._inverse_cutoff, tables["sine"], tables["recursion"],
+        kept = batch.n_atoms if keep else 0
+        densities = device.empty((kept, len(self.elements), n_density), dtype)
+        device.kernels("chebyshev").chebyshev_forward(
+            *batch.pair_arguments,
+            tables["constants"], tables["inverse_cutoff"], tables["sine"], tables["recursion"],
             tables["norm"], tables["legendre"], tables["spins"],
-            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), self.radial_order,
+            device.cast(mean, dtype), device.cast(scale, dtype), self.radial_order,
             features, densities,
         )  # fmt: skip
         return features, densities
 
     def backward(self, batch, d_features, densities, scale):
         """As `Descriptor.backward`."""
-        from fdforce.kernels.cpu.chebyshev import chebyshev_backward
-
-        tables = self._tables(d_features.dtype)
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        d_strain = np.zeros((batch.n_atoms, 6), dtype)
-        chebyshev_backward(
-            d_features, densities, *pair_arguments(batch),
-            tables["constants"], self._inverse_cutoff, tables["sine"], tables["cosine"],
+        device, dtype = batch.device, np.dtype(d_features.dtype)
+        tables, slopes = self._tables.on(device, dtype), device.slopes(batch, dtype)
+        device.kernels("chebyshev").chebyshev_backward(
+            d_features, densities, *batch.pair_arguments,
+            tables["constants"], tables["inverse_cutoff"], tables["sine"], tables["cosine"],
             tables["recursion"], tables["norm"], tables["legendre"], tables["spins"],
-            scale.astype(d_features.dtype, copy=False), self.radial_order, d_positions, d_strain,
+            device.cast(scale, dtype), self.radial_order, *slopes.arrays,
         )  # fmt: skip
-        return d_positions.sum(axis=0), d_strain
+        return slopes.totals()
 
     @cached_property
-    def _inverse_cutoff(self):
-        return np.array([1 / self.radial_cutoff, 1 / self.angular_cutoff])
-
-    def _tables(self, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in self._table_cache:
-            tables = _make_tables(self)
-            self._table_cache[dtype] = {
-                key: np.ascontiguousarray(table, dtype) for key, table in tables.items()
-            }
-        return self._table_cache[dtype]
-
-    @cached_property
-    def _table_cache(self):
-        return {}
+    def _tables(self) -> Tables:
+        return Tables(lambda: _make_tables(self), double=("inverse_cutoff",))
 
 
 def _make_tables(descriptor):
@@ -188,8 +171,10 @@ def _make_tables(descriptor):
         for l in range(m, degree + 1):
             norm[m, l] = _addition_norm(l, m)
     n = len(descriptor.elements)
+    inverse_cutoff = np.array([1 / descriptor.radial_cutoff, 1 / descriptor.angular_cutoff])
     return {
-        "constants": np.array([1, 0.5, *descriptor._inverse_cutoff]),
+        "constants": np.array([1, 0.5, *inverse_cutoff]),
+        "inverse_cutoff": inverse_cutoff,
         "sine": np.array([_taylor(2 * k + 1, k) / 2 for k in range(SINE_TERMS)]),
         "cosine": np.array([-np.pi / 2 * _taylor(2 * k, k) for k in range(COSINE_TERMS)]),
         "recursion": recursion,

@@ -55,9 +55,37 @@ def compute_features(descriptor, atoms) -> np.ndarray:
     return features[batch.place]
 
 
-def pair_arguments(batch) -> tuple:
-    """The arguments that every descriptor kernel begins with (kernels/README.md)."""
-    return (
-        batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
-        batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.chunks, batch.place,
-    )  # fmt: skip
+def working_dtype(batch, mean) -> np.dtype:
+    """Of the features: that of their mean, or complex128 for complex positions."""
+    complex_step = batch.positions.dtype.kind == "c"
+    return np.dtype(np.complex128) if complex_step else np.dtype(mean.dtype)
+
+
+class Tables:
+    """Constants of a descriptor, made once and kept for every dtype and device they are asked in.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a dict of arrays in float64. Those whose names are in `double` stay so, integers
+        stay integers, and the others take the dtype asked for.
+    double : tuple of str
+    """
+
+    def __init__(self, make, double: tuple[str, ...] = ()):
+        self.make, self.double, self._kept = make, double, {}
+
+    def on(self, device, dtype) -> dict:
+        """The tables on a device and in a working dtype."""
+        key = device.name, np.dtype(dtype)
+        if key not in self._kept:
+            self._kept[key] = {
+                name: device.table(table, self._dtype(name, np.asarray(table), key[1]))
+                for name, table in self.make().items()
+            }
+        return self._kept[key]
+
+    def _dtype(self, name, table, dtype):
+        if table.dtype.kind in "iub":
+            return table.dtype
+        return np.dtype(np.float64) if name in self.double else dtype

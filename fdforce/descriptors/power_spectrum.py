@@ -13,7 +13,6 @@ from fdforce.descriptors.features import (
     check_elements,
     compute_features,
     element_spins,
-    pair_arguments,
     settings_of,
 )
 from fdforce.errors import ConfigError
@@ -234,7 +233,7 @@ class PowerSpectrum:
         density = np.empty((batch.n_atoms, n_components, n_columns), dtype)
         features = np.empty((batch.n_atoms, self.n_features), dtype)
         with single_blas():
-            density_forward(*pair_arguments(batch)[:-1], *self._density_arguments(tables), density)
+            density_forward(*batch.pair_arguments[:-1], *self._density_arguments(tables), density)
             power_spectrum_forward(
                 density, batch.species, batch.chunks, batch.place, tables["constants"][0],
                 tables["norm"], *self._pairs, bool(self.four_body),
@@ -259,7 +258,7 @@ class PowerSpectrum:
                 scale.astype(d_features.dtype, copy=False), d_density,
             )  # fmt: skip
             density_backward(
-                d_density, *pair_arguments(batch)[:-1], *self._density_arguments(tables),
+                d_density, *batch.pair_arguments[:-1], *self._density_arguments(tables),
                 d_positions, d_strain,
             )  # fmt: skip
         return d_positions.sum(axis=0), d_strain

@@ -12,8 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.polynomial import legendre
 
-from fdforce.descriptors.features import pair_arguments
-
 CORES = ("e", "p1", "p2", "p3", "p4")
 """Compact functions; an "a" at the end makes one lopsided."""
 GAUSSIAN, COSINE, COMPACT = range(3)
@@ -95,7 +93,7 @@ class Program:
         dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
         features = np.empty((batch.n_atoms, self.n_features), dtype)
         symmetry_functions_forward(
-            *pair_arguments(batch), *self._arguments(dtype),
+            *batch.pair_arguments, *self._arguments(dtype),
             mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
         )  # fmt: skip
         return features, np.empty((batch.n_atoms if keep else 0, 0), dtype)
@@ -108,7 +106,7 @@ class Program:
         d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
         d_strain = np.zeros((batch.n_atoms, 6), dtype)
         symmetry_functions_backward(
-            d_features, *pair_arguments(batch), *self._arguments(d_features.dtype),
+            d_features, *batch.pair_arguments, *self._arguments(d_features.dtype),
             scale.astype(d_features.dtype, copy=False), d_positions, d_strain,
         )  # fmt: skip
         return d_positions.sum(axis=0), d_strain

@@ -146,7 +146,7 @@ class ElementalNetworks:
         return np.array([row + [0] * (longest - len(row)) for row in rows], dtype=np.int64)
 
     @cached_property
-    def _activation_codes(self) -> np.ndarray:
+    def activation_codes(self) -> np.ndarray:
         """Of every element and layer, (n_elements, n_layers), as the kernels take them."""
         from fdforce.kernels.cpu.activations import CODES
 
@@ -303,7 +303,7 @@ class ElementalNetworks:
         output = np.zeros(batch.n_atoms, np.result_type(np.float64, features.dtype))
         networks_forward(
             features, self.theta.astype(features.dtype, copy=False), self.widths,
-            self._activation_codes, batch.species_start, batch.n_replicas,
+            self.activation_codes, batch.species_start, batch.n_replicas,
             batch.tiles, batch.tile_chunks, hidden, slopes, output,
         )  # fmt: skip
         return output, hidden, slopes

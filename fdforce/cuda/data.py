@@ -1,0 +1,183 @@
+"""A data set on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fdforce.batch import tiles_of
+from fdforce.cuda.batch import DeviceBatch
+from fdforce.errors import DataError
+
+PARTIAL_GRADIENTS = 2**26
+"""Bytes of the sums of the blocks that share out the tiles of the networks, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceTarget:
+    """Labels of a batch on the device: energy (S,), forces (N, 3), virial and weight (S, 3)."""
+
+    energy: Any
+    forces: Any
+    virial: Any
+    weight: Any
+
+
+class DeviceData:
+    """Structures, pairs and labels of a `DataSet`, copied to the device once.
+
+    Parameters
+    ----------
+    device : CudaDevice
+    data : DataSet
+
+    Raises
+    ------
+    DataError
+        The pair list lacks the opposite of a pair.
+    """
+
+    def __init__(self, device, data):
+        self.device, self.data = device, data
+        structures, pairs = data.structures, data.pairs
+        self.n_species = pairs.n_species
+        self._listed = structures.offsets[:-1] if pairs.first_atom is None else pairs.first_atom
+        self._species_counts = structures.compositions
+        table = device.table
+        self._offsets = table(structures.offsets, np.int64)
+        self._positions = table(structures.positions, np.float64)
+        self._cells = table(structures.cells, np.float64)
+        self._species = table(structures.species, np.int32)
+        self._rank = table(_ranks(structures, self.n_species), np.int64)
+        row_start, neighbor, shift, self._first_pair = _own_pairs(structures, pairs, self._listed)
+        self._row_start = table(row_start, np.int64)
+        self._neighbor, self._shift = table(neighbor, np.int32), table(shift, np.int16)
+        self._opposite = self._opposite_pairs(structures, len(neighbor))
+        self._forces = table(data.target.forces, np.float64)
+
+    def _opposite_pairs(self, structures, n_pairs):
+        device = self.device
+        opposite = device.empty(n_pairs, np.int64)
+        of_atom = np.repeat(np.arange(len(structures)), structures.counts)
+        device.kernels("pairs").opposite_pairs(
+            self._species, device.table(of_atom, np.int64), self._offsets, self._row_start,
+            self._neighbor, self._shift, self.n_species, opposite,
+        )  # fmt: skip
+        if n_pairs and opposite.copy_to_host().min() < 0:
+            raise DataError("the pair list holds a pair without its opposite; build it anew")
+        return opposite
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices, n_parameters: int = 1) -> DeviceBatch:
+        """Some structures.
+
+        Parameters
+        ----------
+        indices : sequence of int
+        n_parameters : int
+            Of the model, which bounds how many blocks share out its gradient.
+        """
+        device, structures = self.device, self.data.structures
+        indices = np.asarray(indices, dtype=np.int64)
+        table, empty = device.table, device.empty
+        counts = structures.counts[indices]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        of_species = self._species_counts[indices]
+        before = np.cumsum(of_species, axis=0) - of_species
+        species_counts = of_species.sum(axis=0)
+        species_start = np.concatenate(([0], np.cumsum(species_counts)))
+        n_atoms, n_rows = int(offsets[-1]), int(offsets[-1]) * self.n_species
+        of_pairs = self._first_pair[indices + 1] - self._first_pair[indices]
+        pair_offset = np.cumsum(of_pairs) - of_pairs - self._first_pair[indices]
+        most = max(PARTIAL_GRADIENTS // (8 * n_parameters), 1)
+        tiles, tile_chunks = tiles_of(species_start, min(4 * device.multiprocessors, most))
+        batch = DeviceBatch(
+            device=device,
+            positions=empty((n_atoms, 3), np.float64),
+            cells=empty((len(indices), 3, 3), np.float64),
+            volumes=table(structures.volumes[indices], np.float64),
+            species=empty(n_atoms, np.int32),
+            structure=empty(n_atoms, np.int64),
+            offsets=table(offsets, np.int64),
+            row_begin=empty(n_rows, np.int64),
+            row_end=empty(n_rows, np.int64),
+            neighbor=self._neighbor,
+            shift=self._shift,
+            opposite=self._opposite,
+            pair_offset=table(pair_offset, np.int64),
+            n_pairs=int(of_pairs.sum()),
+            place=empty(n_atoms, np.int64),
+            species_start=table(species_start, np.int64),
+            tiles=table(tiles, np.int64),
+            tile_chunks=table(tile_chunks, np.int64),
+            cutoff=self.data.pairs.cutoff,
+            skin=self.data.pairs.skin,
+            counts=counts,
+            species_counts=species_counts,
+        )
+        device.kernels("batches").gather_structures(
+            table(indices, np.int64), batch.offsets, table(before, np.int64), batch.species_start,
+            self._offsets, self._positions, self._cells, self._species, self._rank,
+            self._row_start, batch.positions, batch.cells, batch.structure, batch.species,
+            batch.row_begin, batch.row_end, batch.place,
+        )  # fmt: skip
+        return batch
+
+    def target(self, batch: DeviceBatch, indices) -> DeviceTarget:
+        """Labels of the structures of a batch."""
+        device, target = self.device, self.data.target
+        indices = np.asarray(indices, dtype=np.int64)
+        forces = device.empty((batch.n_atoms, 3), np.float64)
+        device.kernels("batches").gather_rows(
+            device.table(indices, np.int64), batch.offsets, self._offsets, self._forces, forces
+        )
+        weight = target.weight[indices]
+        weight = weight if weight.ndim == 2 else np.repeat(weight[:, None], 3, axis=1)
+        return DeviceTarget(
+            device.table(target.energy[indices], np.float64),
+            forces,
+            device.table(target.virial[indices], np.float64),
+            device.table(weight, np.float64),
+        )
+
+
+def _ranks(structures, n_species):
+    """Place of every atom among those of its species in its structure."""
+    of_atom = np.repeat(np.arange(len(structures)), structures.counts)
+    group = of_atom * n_species + structures.species
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group, minlength=len(structures) * n_species)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order)) - first
+    return ranks
+
+
+def _own_pairs(structures, pairs, listed):
+    """The list of exactly these structures, whose first atoms stand at ``listed`` in it.
+
+    Returns
+    -------
+    row_start, neighbor, shift : ndarray
+        As in `PairList`.
+    first_pair : ndarray, shape (S + 1,)
+    """
+    n_species = pairs.n_species
+    if pairs.first_atom is None:
+        row_start, neighbor, shift = pairs.row_start, pairs.neighbor, pairs.shift
+    else:
+        last = listed + structures.counts
+        ends = np.stack([listed, last])
+        first, end = pairs.row_start[ends * n_species]
+        of_structures = np.stack([first, end], axis=1)
+        rows = [pairs.row_start[a * n_species : b * n_species] for a, b in ends.T]
+        counts = np.cumsum(end - first)
+        moved = [row + (n - b) for row, n, (_, b) in zip(rows, counts, of_structures)]
+        row_start = np.concatenate([*moved, [counts[-1] if len(counts) else 0]])
+        neighbor = np.concatenate([pairs.neighbor[a:b] for a, b in of_structures])
+        shift = np.concatenate([pairs.shift[:, a:b] for a, b in of_structures], axis=1)
+    return row_start, neighbor, shift, np.asarray(row_start)[structures.offsets * n_species]

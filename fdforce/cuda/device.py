@@ -1,0 +1,122 @@
+"""The GPU as descriptors see it (`fdforce.devices`), and whether there is one."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib import import_module
+
+import numpy as np
+
+from fdforce.errors import ConfigError
+
+
+def runtime():
+    """`fdforce.kernels.cuda.runtime`; raises ConfigError where numba-cuda is missing."""
+    try:
+        return import_module("fdforce.kernels.cuda.runtime")
+    except ImportError as error:
+        raise ConfigError(str(error)) from None
+
+
+def find_device() -> CudaDevice:
+    """The current GPU.
+
+    Raises
+    ------
+    ConfigError
+        The package or a GPU is missing.
+    """
+    cuda = runtime().cuda
+    if not cuda.is_available():
+        raise ConfigError('no GPU found: does nvidia-smi list one? Otherwise take device = "cpu"')
+    return CudaDevice()
+
+
+def list_devices() -> list[dict]:
+    """Name, compute capability, multiprocessors and memory (bytes) of every GPU."""
+    cuda, found = runtime().cuda, []
+    if not cuda.is_available():
+        return found
+    for gpu in cuda.gpus:
+        with gpu:
+            free, total = cuda.current_context().get_memory_info()
+            device = cuda.get_current_device()
+            name = device.name
+            found.append({
+                "name": name.decode() if isinstance(name, bytes) else str(name),
+                "compute_capability": ".".join(map(str, device.compute_capability)),
+                "multiprocessors": int(device.MULTIPROCESSOR_COUNT),
+                "memory": int(total),
+                "free_memory": int(free),
+            })  # fmt: skip
+    return found
+
+
+class DeviceSlopes:
+    """Where the backward kernels of the GPU write the slope of every pair."""
+
+    def __init__(self, device, batch, dtype):
+        self.device, self.batch = device, batch
+        self.arrays = (device.empty((batch.n_pairs, 3), dtype),)
+
+    def totals(self):
+        """Derivatives with respect to positions (n_atoms, 3) and strain (n_atoms, 6), float64."""
+        batch, device = self.batch, self.device
+        d_positions = device.zeros((batch.n_atoms, 3), np.float64)
+        d_strain = device.zeros((batch.n_atoms, 6), np.float64)
+        device.kernels("pairs").sum_separations(
+            *self.arrays, batch.positions, batch.cells, batch.structure, batch.offsets,
+            batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.pair_offset,
+            batch.opposite, 1.0, d_positions, d_strain,
+        )  # fmt: skip
+        return d_positions, d_strain
+
+
+class CudaDevice:
+    """The current GPU: device arrays and the kernels of `fdforce.kernels.cuda`."""
+
+    name = "cuda"
+
+    def kernels(self, name: str):
+        """The module of kernels of this name."""
+        return import_module(f"fdforce.kernels.cuda.{name}")
+
+    def empty(self, shape, dtype):
+        """An array on the device, not initialised."""
+        return self._cuda.device_array(shape, np.dtype(dtype))
+
+    def zeros(self, shape, dtype):
+        """An array of zeros on the device."""
+        array = self.empty(shape, dtype)
+        self.kernels("reductions").fill(array.reshape(array.size), np.dtype(dtype).type(0))
+        return array
+
+    def table(self, array, dtype):
+        """A copy on the device, contiguous and of this dtype."""
+        return self._cuda.to_device(np.ascontiguousarray(array, dtype))
+
+    @staticmethod
+    def cast(array, dtype):
+        """An array of the device, which must have this dtype."""
+        if array.dtype != dtype:
+            raise TypeError(f"a device array of {array.dtype} where {dtype} is computed with")
+        return array
+
+    def slopes(self, batch, dtype) -> DeviceSlopes:
+        """Where a backward kernel in this dtype writes."""
+        return DeviceSlopes(self, batch, dtype)
+
+    @cached_property
+    def multiprocessors(self) -> int:
+        """Blocks that surely run at the same time."""
+        if runtime().SIMULATED:
+            return 2
+        return int(self._cuda.get_current_device().MULTIPROCESSOR_COUNT)
+
+    def free_memory(self) -> int:
+        """Bytes."""
+        return int(self._cuda.current_context().get_memory_info()[0])
+
+    @property
+    def _cuda(self):
+        return runtime().cuda

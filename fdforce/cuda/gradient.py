@@ -1,0 +1,263 @@
+"""The training step on the device: loss, direction, replicas and gradient with one copy back.
+
+The method is that of `fdforce.gradient.loss_gradient`, and the result the same `GradientStep`;
+energies, forces and replicas do not leave the device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fdforce.cuda.data import DeviceData
+from fdforce.cuda.networks import DeviceNetworks
+from fdforce.errors import ConfigError, FdforceError
+from fdforce.gradient import GradientStep, find_stencil, relative_loss_error
+from fdforce.losses import HuberLoss, L1Loss, LossTerms, RMSELoss, SquaredLoss
+from fdforce.losses.l1 import SMOOTHING
+
+QUANTITIES = ("energy", "force", "stress")
+
+
+class DeviceLoss:
+    """Constants of a loss as its kernels take them.
+
+    Parameters
+    ----------
+    device : CudaDevice
+    loss : WeightedLoss
+    batch : DeviceBatch
+    target : Target
+        Labels of the batch on the host, of which only which are absent counts.
+    """
+
+    def __init__(self, device, loss, batch, target, elements):
+        kinds = device.kernels("losses")
+        codes = {
+            SquaredLoss: (kinds.SQUARED, 0.0),
+            HuberLoss: (kinds.HUBER, getattr(loss, "huber_delta", 0.0)),
+            L1Loss: (kinds.L1, SMOOTHING),
+            RMSELoss: (kinds.RMSE, 0.0),
+        }
+        if type(loss) not in codes:
+            raise ConfigError(f'{type(loss).__name__} has no kernel for a GPU: take device = "cpu"')
+        self.loss, self.device = loss, device
+        self.kind, self.parameter = codes[type(loss)]
+        n_structures = len(batch.counts)
+        if self.kind == kinds.RMSE:
+            labels = target.energy, target.forces[:, 0], target.virial[:, 0, 0]
+            shares = [1 / max(np.count_nonzero(~np.isnan(label)), 1) for label in labels]
+        else:
+            shares = np.array([1, 1 / loss.mean_atoms, 1]) / n_structures
+        table = device.table
+        self.shares = table(shares, np.float64)
+        self.weights = table(loss.weights, np.float64)
+        self.units = table(loss.units, np.float64)
+        self.energy_sizes = table(loss.energy_sizes(batch), np.float64)
+        of_species = loss.element_weights or np.ones(len(elements))
+        self.of_species = table(of_species, np.float64)
+
+    def sums(self, batch, target, energy, forces, virial, sums):
+        """Fill `sums` (S, N_SUMS)."""
+        self.device.kernels("losses").loss_sums(
+            energy, forces, virial, target.energy, target.forces, target.virial, target.weight,
+            self.energy_sizes, batch.species, batch.offsets, batch.volumes, self.kind,
+            self.parameter, self.units, self.shares, self.of_species, sums,
+        )  # fmt: skip
+
+    def slopes(self, batch, target, energy, forces, virial, sums, out):
+        """Fill d_energy, d_forces, d_virial and the sums of the monitor."""
+        kernels = self.device.kernels("losses")
+        totals = self.device.empty(kernels.N_TOTALS, np.float64)
+        kernels.loss_totals(sums, totals)
+        kernels.loss_slopes(
+            energy, forces, virial, target.energy, target.forces, target.virial, target.weight,
+            self.energy_sizes, batch.species, batch.offsets, self.kind, self.parameter,
+            self.weights, self.units, self.shares, self.of_species,
+            float(self.loss.error_threshold), totals, *out,
+        )  # fmt: skip
+
+    def parts(self, sums):
+        """Energy, force and stress terms from what was copied to the host, without weights."""
+        parts = sums[:, :3].sum(axis=0)
+        return np.sqrt(parts) if self.kind == self.device.kernels("losses").RMSE else parts
+
+
+class DeviceGradient:
+    """Gradients of a loss over structures of one data set.
+
+    Parameters
+    ----------
+    device : CudaDevice
+    model : ElementalNetworks
+    data : DataSet
+    """
+
+    def __init__(self, device, model, data):
+        self.device, self.model = device, model
+        self.data, self.networks = DeviceData(device, data), DeviceNetworks(device, model)
+
+    def __call__(
+        self, indices, loss, *, epsilon: float, stencil: str = "central", length_scale: float = 1.0
+    ) -> GradientStep:
+        """Loss of some structures and its gradient at the model's present parameters.
+
+        Parameters
+        ----------
+        indices : sequence of int
+        loss : WeightedLoss
+        epsilon, stencil, length_scale
+            As for `fdforce.gradient.loss_gradient`.
+
+        Returns
+        -------
+        GradientStep
+            Its `forces` are None; the direction and strain in ``details["terms"]`` as well.
+
+        Raises
+        ------
+        ConfigError
+            The complex stencil.
+        FdforceError
+            A displacement beyond the skin of the pair list.
+        """
+        formula = find_stencil(stencil)
+        if stencil == "complex":
+            raise ConfigError("the complex stencil runs on the CPU alone: take another stencil")
+        self._check_skin(formula, epsilon * length_scale)
+        device, networks = self.device, self.networks
+        kernels, losses = device.kernels("replicas"), device.kernels("losses")
+        labels = _host_labels(self.data.data, indices)
+        batch = self.data.batch(indices, networks.n_parameters)
+        target = self.data.target(batch, indices)
+        on_device = DeviceLoss(device, loss, batch, labels, self.model.elements)
+        n, n_nodes = len(batch.counts), len(formula.nodes)
+        # all that goes back to the host, in one array
+        packed = Packed(
+            device, gradient=(networks.n_parameters,), centre=(networks.n_parameters,),
+            energy=(n,), replicas=(n_nodes * n,), d_energy=(n,), eta=(n,),
+            sums=(n, losses.N_SUMS), monitor=(n, losses.N_MONITOR),
+        )  # fmt: skip
+        networks.upload(self.model.theta)
+        state = networks.forward(batch)
+        forces, virial = networks.forces(state)
+        d_forces = device.empty((batch.n_atoms, 3), np.float64)
+        d_virial = device.empty((n, 3, 3), np.float64)
+        result = state.energy, forces, virial
+        on_device.sums(batch, target, *result, packed["sums"])
+        on_device.slopes(
+            batch, target, *result, packed["sums"],
+            (packed["d_energy"], d_forces, d_virial, packed["monitor"]),
+        )  # fmt: skip
+        kernels.step_lengths(
+            d_forces, d_virial, batch.offsets, epsilon * length_scale, batch.cutoff, packed["eta"]
+        )
+        replicas = batch.displaced(d_forces, packed["eta"], np.array(formula.nodes), d_virial)
+        moved = networks.forward(replicas)
+        weights = device.empty(n_nodes * n, np.float64)
+        losses.replica_weights(
+            packed["d_energy"], packed["eta"], device.table(formula.mean, np.float64),
+            device.table(formula.slope, np.float64), weights,
+        )  # fmt: skip
+        networks.gradient(moved, weights, packed["gradient"])
+        has_centre = bool(formula.centre_slope or formula.centre_mean)
+        if has_centre:
+            centre = device.empty(n, np.float64)
+            losses.replica_weights(
+                packed["d_energy"], packed["eta"],
+                device.table([formula.centre_mean], np.float64),
+                device.table([formula.centre_slope], np.float64), centre,
+            )  # fmt: skip
+            networks.gradient(state, centre, packed["centre"])
+        reductions = device.kernels("reductions")
+        reductions.copy(state.energy, packed["energy"])
+        reductions.copy(moved.energy, packed["replicas"])
+        host = packed.to_host()  # the one synchronisation
+        return self._step(host, formula, loss, on_device, losses, has_centre)
+
+    def _step(self, host, formula, loss, on_device, losses, has_centre) -> GradientStep:
+        gradient = host["gradient"] + host["centre"] if has_centre else host["gradient"]
+        parts, monitor, eta = on_device.parts(host["sums"]), host["monitor"], host["eta"]
+        terms = LossTerms(
+            value=float(loss.weights @ parts), parts=parts,
+            force_loss=monitor[:, losses.FORCE_LOSS], d_energy=host["d_energy"],
+            d_forces=None, d_virial=None, errors=errors_of(host["sums"]),
+        )  # fmt: skip
+        moving = eta != 0
+        energies = host["replicas"].reshape(len(formula.nodes), -1)
+        estimate = np.array(formula.slope) @ energies + formula.centre_slope * host["energy"]
+        slope = monitor[:, losses.SLOPE]
+        defect = np.where(moving, -estimate / np.where(moving, eta, 1) - slope, 0.0)
+        scale = np.sqrt(monitor[:, losses.OF_G] * monitor[:, losses.OF_F])
+        scale = scale + np.sqrt(monitor[:, losses.OF_STRAIN] * monitor[:, losses.OF_VIRIAL])
+        details = {
+            "force_loss": terms.force_loss, "slope": slope, "terms": terms, "defect": defect,
+            "scale": scale,
+        }  # fmt: skip
+        error = relative_loss_error(defect, terms.force_loss)
+        return GradientStep(gradient, terms.value, error, eta, None, details)
+
+    def _check_skin(self, formula, length):
+        """Both atoms of a pair may move, and the strain moves a pair as far as one of them."""
+        change = 3 * max(map(abs, formula.nodes)) * length
+        if change > self.data.data.pairs.skin:
+            raise FdforceError(
+                f"a displacement changes distances by up to {change:.3g} Å, but the pair list "
+                f"has a skin of {self.data.data.pairs.skin:.3g} Å: take a smaller epsilon"
+            )
+
+    def terms(self, indices, loss) -> LossTerms:
+        """Loss and errors of some structures, without a gradient."""
+        device, networks = self.device, self.networks
+        losses = device.kernels("losses")
+        batch = self.data.batch(indices, networks.n_parameters)
+        target = self.data.target(batch, indices)
+        on_device = DeviceLoss(
+            device, loss, batch, _host_labels(self.data.data, indices), self.model.elements
+        )
+        networks.upload(self.model.theta)
+        state = networks.forward(batch)
+        sums = device.empty((len(batch.counts), losses.N_SUMS), np.float64)
+        on_device.sums(batch, target, state.energy, *networks.forces(state), sums)
+        sums = sums.copy_to_host()
+        parts = on_device.parts(sums)
+        return LossTerms(
+            value=float(loss.weights @ parts), parts=parts, force_loss=None, d_energy=None,
+            d_forces=None, d_virial=None, errors=errors_of(sums),
+        )  # fmt: skip
+
+
+class Packed:
+    """Arrays of float64 that are parts of one, so that one copy takes them all to the host."""
+
+    def __init__(self, device, **shapes):
+        sizes = [int(np.prod(shape)) for shape in shapes.values()]
+        ends = np.cumsum(sizes).tolist()
+        self._whole = device.empty(ends[-1], np.float64)
+        self._shapes = shapes
+        self._places = {
+            name: (end - size, end) for name, size, end in zip(shapes, sizes, ends, strict=True)
+        }
+
+    def __getitem__(self, name):
+        first, end = self._places[name]
+        return self._whole[first:end].reshape(*self._shapes[name])
+
+    def to_host(self) -> dict:
+        """Copies of all parts, by name."""
+        whole = self._whole.copy_to_host()
+        return {
+            name: whole[first:end].reshape(self._shapes[name])
+            for name, (first, end) in self._places.items()
+        }
+
+
+def errors_of(sums) -> dict:
+    """Sums of squared and absolute errors and their counts, by quantity, from those of a batch."""
+    total = sums[:, 3:].sum(axis=0)
+    return {name: total[3 * k : 3 * k + 3] for k, name in enumerate(QUANTITIES)}
+
+
+def _host_labels(data, indices):
+    from fdforce.evaluation import take
+
+    return take(data.target, data.structures, np.asarray(indices))

@@ -1,0 +1,63 @@
+"""Where a batch is computed: what descriptors ask of the processor, or of a GPU (fdforce.cuda).
+
+A descriptor allocates, looks up its kernels and uploads its tables through ``batch.device``, so
+that it is written once for both.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+
+
+class HostSlopes:
+    """Where the backward kernels of the processor add dE/dr and dE/ds of a batch.
+
+    Attributes
+    ----------
+    arrays : tuple
+        The last arguments of such a kernel.
+    """
+
+    def __init__(self, batch):
+        dtype = batch.positions.dtype
+        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
+        self.arrays = d_positions, np.zeros((batch.n_atoms, 6), dtype)
+
+    def totals(self):
+        """Derivatives with respect to positions (n_atoms, 3) and strain (n_atoms, 6)."""
+        d_positions, d_strain = self.arrays
+        return d_positions.sum(axis=0), d_strain
+
+
+class Host:
+    """The processor: NumPy arrays and the kernels of `fdforce.kernels.cpu`."""
+
+    name = "cpu"
+
+    @staticmethod
+    def kernels(name: str):
+        """The module of kernels of this name."""
+        return import_module(f"fdforce.kernels.cpu.{name}")
+
+    empty = staticmethod(np.empty)
+    zeros = staticmethod(np.zeros)
+
+    @staticmethod
+    def table(array, dtype):
+        """An array of constants, contiguous and of this dtype."""
+        return np.ascontiguousarray(array, dtype)
+
+    @staticmethod
+    def cast(array, dtype):
+        """An array of this device in this dtype."""
+        return array.astype(dtype, copy=False)
+
+    @staticmethod
+    def slopes(batch, dtype) -> HostSlopes:
+        """Where a backward kernel in this dtype writes."""
+        return HostSlopes(batch)
+
+
+HOST = Host()

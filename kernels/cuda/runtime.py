@@ -1,0 +1,65 @@
+"""The one place that imports CUDA: numba-cuda, or whatever follows it.
+
+With ``NUMBA_ENABLE_CUDASIM=1`` the same names run in Python, thread by thread.
+"""
+
+import os
+from importlib.util import find_spec
+
+import numba.core.config
+import numpy as np
+
+# a batch of a few molecules is a small grid; that is known
+numba.core.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+if find_spec("numba_cuda") is None:
+    raise ImportError(
+        "computing on a GPU needs the package numba-cuda: pip install 'fdforce[cuda13]' (or "
+        "'fdforce[cuda12]' for a driver of CUDA 12), or take device = \"cpu\""
+    )
+
+from numba import cuda  # noqa: E402
+
+__all__ = ["SHARED_BYTES", "SIMULATED", "THREADS", "cuda", "launch", "launch_over"]
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+SHARED_BYTES = 48 * 1024
+"""Shared memory that every device gives a block without being asked."""
+
+THREADS = 128
+"""Threads of a block; fewer where their shared memory would not fit. A power of two."""
+
+
+def launch_over(kernel, n: int):
+    """The kernel with a thread for each of n things, ready to be called."""
+    return kernel[-(-n // THREADS), THREADS] if n else _nothing
+
+
+def launch(kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0):
+    """The kernel with so many blocks and what shared memory they need, ready to be called.
+
+    Parameters
+    ----------
+    blocks : int, or tuple of int
+    bytes_per_thread, bytes_in_all : int
+        Of dynamic shared memory.
+
+    Raises
+    ------
+    MemoryError
+        Not even one thread fits.
+    """
+    threads = THREADS
+    while threads > 1 and threads * bytes_per_thread + bytes_in_all > SHARED_BYTES:
+        threads //= 2
+    shared = threads * bytes_per_thread + bytes_in_all
+    if shared > SHARED_BYTES:
+        raise MemoryError(
+            f"a block of the GPU needs {shared} bytes of shared memory and has {SHARED_BYTES}: "
+            'take fewer features, or device = "cpu"'
+        )
+    return kernel[blocks, threads, 0, shared] if np.prod(blocks) else _nothing
+
+
+def _nothing(*arguments):
+    """Launch of no blocks."""
