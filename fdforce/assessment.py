@@ -54,7 +54,9 @@ class Assessment:
         )
 
 
-def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Assessment:
+def assess(
+    model, structures, *, threads: int = 0, ranges: bool = True, device: str = "cpu"
+) -> Assessment:
     """Predict, and find the atoms that extrapolate.
 
     Parameters
@@ -65,7 +67,9 @@ def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Asses
     threads : int
         0: all cores.
     ranges : bool
-        Whether to look for atoms that extrapolate.
+        Whether to look for atoms that extrapolate; the processor does.
+    device : {"cpu", "cuda"}
+        Where energies and forces are computed.
 
     Returns
     -------
@@ -74,11 +78,11 @@ def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Asses
     with limit_threads(threads) as threads:
         parts = list(parts_of(structures))
         if len(parts) == 1:
-            return _assess(model, structures, threads, ranges)
+            return _assess(model, structures, threads, ranges, device)
         room: dict = {}
         outside = []
         for of_structures, of_atoms in parts:
-            found = _assess(model, structures.select(of_structures), threads, ranges)
+            found = _assess(model, structures.select(of_structures), threads, ranges, device)
             members = found.members.members if found.members else []
             for number, prediction in enumerate([found.prediction, *members]):
                 for name, values in vars(prediction).items():
@@ -101,19 +105,21 @@ def assess(model, structures, *, threads: int = 0, ranges: bool = True) -> Asses
     )  # fmt: skip
 
 
-def _assess(model, structures, threads: int, ranges: bool) -> Assessment:
+def _assess(model, structures, threads: int, ranges: bool, device: str) -> Assessment:
     """The assessment of structures whose pairs are in memory together."""
     pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
     options = {"pairs": pairs, "threads": threads}
     members = None
     if isinstance(model, Ensemble):
-        members = predict_members(model, structures, **options)
-    prediction = members.mean if members else predict(model, structures, **options)
+        members = predict_members(model, structures, device=device, **options)
+    prediction = members.mean if members else predict(model, structures, device=device, **options)
     outside = find_out_of_range(model, structures, **options) if ranges else None
     return Assessment(model, structures, prediction, members, outside)
 
 
-def evaluate_run(directory, model, parts: dict, *, threads: int = 0, log: Callable = print) -> dict:
+def evaluate_run(
+    directory, model, parts: dict, *, threads: int = 0, log: Callable = print, device: str = "cpu"
+) -> dict:
     """Evaluate the model of a run; what comes out goes to metrics.json and predictions.npz.
 
     A finished run is not lost where there is no room for its predictions.
@@ -128,6 +134,7 @@ def evaluate_run(directory, model, parts: dict, *, threads: int = 0, log: Callab
         0: all cores.
     log : callable
         Takes a line of text.
+    device : {"cpu", "cuda"}
 
     Returns
     -------
@@ -141,7 +148,7 @@ def evaluate_run(directory, model, parts: dict, *, threads: int = 0, log: Callab
     """
     # the training set spans the range itself
     found = {
-        name: assess(model, part, threads=threads, ranges=name != "train")
+        name: assess(model, part, threads=threads, ranges=name != "train", device=device)
         for name, part in parts.items()
     }
     metrics = {name: of_part.errors() for name, of_part in found.items()}

@@ -53,6 +53,7 @@ def benchmark(
     batch_size: int = 16,
     threads: int = 1,
     epsilon: float = 1e-5,
+    device: str = "cpu",
 ) -> dict:
     """Time energies, forces and the full energy and force gradient, as training computes them.
 
@@ -70,6 +71,8 @@ def benchmark(
     threads : int
         Within `fdforce.threads.limit_threads`.
     epsilon : float
+    device : {"cpu", "cuda"}
+        On a GPU a batch is chosen on the device as a part of every time.
 
     Returns
     -------
@@ -78,22 +81,23 @@ def benchmark(
         largest the process has had).
     """
     structures = structures.select(_first_structures(structures, batch_size))
-    batches, losses = _batches(model, structures, batch_size, threads)
+    data, loss = _labelled(model, structures, threads)
+    order = np.arange(len(structures))
+    batches = np.array_split(order, -(-len(order) // batch_size))
     bare = without_offsets(model)
-    work = {
-        "energy": lambda batch, loss: bare.forward(batch),
-        "forces": lambda batch, loss: bare.forces(bare.forward(batch)),
-        "gradient": lambda batch, loss: loss_gradient(
-            bare, batch, loss, epsilon=epsilon, stencil=stencil
-        ),
-    }
-    least = _least_times(work, batches, losses)
+    if device == "cuda":
+        from fdforce.cuda.timing import work_on_device
+
+        work = work_on_device(bare, data, loss, epsilon=epsilon, stencil=stencil)
+    else:
+        work, batches = _work(bare, data, loss, batches, threads, epsilon, stencil)
+    least = _least_times(work, batches)
     n_atoms = structures.n_atoms
     neighbors = build_pairs(structures, model.cutoff, skin=0.0, threads=threads).mean_neighbors
     return {
         "n_atoms": n_atoms,
         "mean_neighbors": neighbors,
-        "device": "cpu",
+        "device": device,
         "precision": str(model.dtype),
         "threads": threads,
         **{f"{kind}_us_per_atom": 1e6 * seconds / n_atoms for kind, seconds in least.items()},
@@ -115,35 +119,41 @@ def _first_structures(structures, batch_size):
     return np.arange(min(number, len(structures)))
 
 
-def _batches(model, structures, batch_size, threads):
-    """Batches and losses like those of training; a label that is absent counts as zero."""
+def _labelled(model, structures, threads):
+    """Data and loss like those of training; a label that is absent counts as zero."""
     pairs = build_pairs(structures, model.cutoff, skin=TRAINING_SKIN, threads=threads)
     target = residual_target(structures, model.reference_energies, model.baseline, pairs)
     target = Target(
         np.nan_to_num(target.energy), np.nan_to_num(target.forces), target.virial, target.weight
     )
-    data = DataSet(structures, target, pairs)
     loss = make_loss("squared", mean_atoms=structures.n_atoms / len(structures))
-    batches, losses = [], []
-    order = np.arange(len(structures))
-    for indices in np.array_split(order, -(-len(order) // batch_size)):
-        batch, labels = data.batch(indices, threads)
-        batches.append(batch)
-        losses.append(lambda *result, labels=labels: loss(*result, labels))
-    return batches, losses
+    return DataSet(structures, target, pairs), loss
 
 
-def _least_times(work, batches, losses):
+def _work(bare, data, loss, batches, threads, epsilon, stencil):
+    """Functions of a batch by name, and the batches, made beforehand with their labels."""
+    work = {
+        "energy": lambda batch, labels: bare.forward(batch),
+        "forces": lambda batch, labels: bare.forces(bare.forward(batch)),
+        "gradient": lambda batch, labels: loss_gradient(
+            bare, batch, lambda *result: loss(*result, labels), epsilon=epsilon, stencil=stencil
+        ),
+    }
+    by_batch = {kind: lambda made, run=run: run(*made) for kind, run in work.items()}
+    return by_batch, [data.batch(indices, threads) for indices in batches]
+
+
+def _least_times(work, batches):
     """Seconds over all batches, of each kind of work: the sum of the least time of every batch."""
     for run in work.values():  # compile
-        run(batches[0], losses[0])
+        run(batches[0])
     least = {kind: np.full(len(batches), np.inf) for kind in work}
     began, rounds = time.perf_counter(), 0
     while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - began < SECONDS):
-        for number, (batch, loss) in enumerate(zip(batches, losses, strict=True)):
+        for number, batch in enumerate(batches):
             for kind, run in work.items():
                 start = time.perf_counter()
-                run(batch, loss)
+                run(batch)
                 least[kind][number] = min(least[kind][number], time.perf_counter() - start)
         rounds += 1
     return {kind: float(seconds.sum()) for kind, seconds in least.items()}

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from fdforce.batch import make_batch
-from fdforce.evaluation import Prediction, errors, groups
+from fdforce.evaluation import Prediction, errors, groups, predict
 from fdforce.models.ensemble import standard_deviation
 from fdforce.neighbors import build_pairs
 from fdforce.threads import limit_threads
@@ -41,8 +41,9 @@ class MemberPredictions:
 
 
 def predict_members(
-    ensemble, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None
-) -> MemberPredictions:
+    ensemble, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None,
+    device: str = "cpu",
+) -> MemberPredictions:  # fmt: skip
     """Energies, forces and stresses of every structure from every member.
 
     Parameters
@@ -56,6 +57,8 @@ def predict_members(
         0: all cores.
     progress : callable, optional
         Wraps the iterator over structures while pairs are listed.
+    device : {"cpu", "cuda"}
+        The processor computes the features once for all members.
 
     Returns
     -------
@@ -67,6 +70,16 @@ def predict_members(
             pairs = build_pairs(
                 structures, ensemble.cutoff, skin=0.0, threads=threads, progress=progress
             )
+        if device == "cuda":
+            members = [
+                predict(ensemble.member(k), structures, pairs=pairs, device=device)
+                for k in range(len(ensemble))
+            ]
+            mean = Prediction(
+                *(np.mean([getattr(member, name) for member in members], axis=0)
+                  for name in vars(members[0]))
+            )  # fmt: skip
+            return MemberPredictions(mean, members)
         for indices in groups(structures):
             state = ensemble.forward(make_batch(structures, pairs, indices, n_chunks=threads))
             of_members = ensemble.member_forces(state)

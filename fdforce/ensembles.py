@@ -220,7 +220,7 @@ class _EnsembleRun:
         )  # fmt: skip
         metrics = evaluate_run(
             directory, ensemble, self.parts.by_name(), threads=config.training.threads,
-            log=self.log,
+            log=self.log, device=config.training.device,
         )  # fmt: skip
         self._write_history(homes)
         rows = np.concatenate([

@@ -63,8 +63,9 @@ def batches_of(structures, pairs, threads: int = 1) -> Iterator[Batch]:
 
 
 def predict(
-    model, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None
-) -> Prediction:
+    model, structures, *, pairs=None, threads: int = 0, progress: Callable | None = None,
+    device: str = "cpu",
+) -> Prediction:  # fmt: skip
     """Energies, forces and stresses of every structure.
 
     Parameters
@@ -78,6 +79,7 @@ def predict(
         0: all cores.
     progress : callable, optional
         Wraps the iterator over structures while pairs are listed.
+    device : {"cpu", "cuda"}
 
     Returns
     -------
@@ -88,6 +90,10 @@ def predict(
             pairs = build_pairs(
                 structures, model.cutoff, skin=0.0, threads=threads, progress=progress
             )
+        if device == "cuda":
+            from fdforce.cuda.prediction import predict_on_device
+
+            return predict_on_device(model, structures, pairs)
         return _predict(model, structures, pairs, threads)
 
 

@@ -18,6 +18,7 @@ from fdforce import archive
 from fdforce.assessment import evaluate_run
 from fdforce.cached_structures import list_pairs
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
+from fdforce.computation import check_device
 from fdforce.config import (
     Config,
     absolute_paths,
@@ -171,11 +172,7 @@ def fit(
             log(note)
         config = configure(config, settings)
         directory, checkpoint = new_directory(out, config), None
-    if config.training.device != "cpu":
-        raise ConfigError(
-            f"training.device = {config.training.device!r}: this version computes on "
-            'the CPU alone; take device = "cpu"'
-        )
+    check_device(config)
     if config.finite_difference.stencil == "complex" and config.training.precision != "float64":
         raise ConfigError(
             "finite_difference.stencil = 'complex' needs training.precision = 'float64'"
@@ -352,8 +349,9 @@ class _Run:
         self.checkpoint()
         model = self.best_model()
         metrics = evaluate_run(
-            self.directory, model, self.parts.by_name(), threads=self.threads, log=self.log
-        )
+            self.directory, model, self.parts.by_name(), threads=self.threads, log=self.log,
+            device=self.config.training.device,
+        )  # fmt: skip
         self.log(
             f"{progress.epoch} epochs in {progress.elapsed:.1f} s; best epoch {progress.best_epoch}"
         )

@@ -241,6 +241,40 @@ def relative_loss_error(defect, force_loss) -> float:
     return float(0.5 * np.linalg.norm(defect) / scale) if scale > 0 else 0.0
 
 
+def reduce_gradient(steps, shares) -> GradientStep:
+    """The step of a batch from those of its parts.
+
+    A loss is a mean over structures, so gradients, losses and what the monitor adds up are sums
+    with these shares. Batches too large for a device go through here, as would those of several.
+
+    Parameters
+    ----------
+    steps : sequence of GradientStep
+        Of parts of a batch, in its order; their loss is no other than a mean over structures.
+    shares : sequence of float
+        Structures of each part over those of the batch.
+
+    Returns
+    -------
+    GradientStep
+        Without forces.
+    """
+    terms = [step.details["terms"] for step in steps]
+    details = {
+        name: np.concatenate([w * step.details[name] for w, step in zip(shares, steps)])
+        for name in ("defect", "force_loss", "slope", "scale")
+    }
+    details["terms"] = type(terms[0]).reduced(terms, shares)
+    return GradientStep(
+        gradient=combine(shares, [step.gradient for step in steps]),
+        loss=sum(w * step.loss for w, step in zip(shares, steps)),
+        loss_error=relative_loss_error(details["defect"], details["force_loss"]),
+        eta=np.concatenate([step.eta / w for w, step in zip(shares, steps)]),
+        forces=None,
+        details=details,
+    )
+
+
 def combine(weights, gradients):
     """``sum_k weights[k] * gradients[k]`` for arrays, or lists or dicts of arrays, in kind."""
     first = gradients[0]

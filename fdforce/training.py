@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from fdforce.computation import computation_for
 from fdforce.config import Config, keys_of
 from fdforce.data_set import DataSet
-from fdforce.epsilon import Monitor, default_epsilons, scan_model
+from fdforce.epsilon import Monitor, default_epsilons, scan
 from fdforce.epsilon_scans import scan_entry
 from fdforce.errors import ConfigError, TrainingError
-from fdforce.evaluation import accumulate, groups, summarise
-from fdforce.mixed_batches import force_aware_gradient, with_force_labels
+from fdforce.evaluation import accumulate, summarise
+from fdforce.mixed_batches import with_force_labels
 from fdforce.optimizers import AUTO, OPTIMIZERS, with_numbers
 from fdforce.schedules import SCHEDULES
 from fdforce.selection import ForceDraw
@@ -124,6 +125,7 @@ class Trainer:
         self._draw = ForceDraw(train, config)
         self.model, self.train, self.valid, self.loss = model, self._draw(0), valid, loss
         self.config, self.threads, self.log = config, threads, log
+        self.computation = computation_for(config.training, model, threads, log)
         self.settings = with_numbers(config.optimizer, train.structures)
         self._refuse_unused()
         self.schedule = SCHEDULES[config.training.schedule]
@@ -269,8 +271,8 @@ class Trainer:
     def _gradient(self, indices, loss):
         """Loss and gradient at the current parameters, checked to be sound."""
         differences = self.config.finite_difference
-        step = force_aware_gradient(
-            self.model, self.train, indices, loss, self.threads, epsilon=self.progress.epsilon,
+        step = self.computation.gradient(
+            self.train, indices, loss, epsilon=self.progress.epsilon,
             stencil=differences.stencil, length_scale=differences.length_scale,
         )  # fmt: skip
         self._check(step, indices)
@@ -340,10 +342,8 @@ class Trainer:
     def _errors(self, part: DataSet, name: str) -> dict:
         """Loss and errors of the current parameters on a data set."""
         sums, total = {}, 0.0
-        for indices in part.in_turn(groups(part.structures)):
-            batch, target = part.batch(indices, self.threads)
-            state = self.model.forward(batch)
-            terms = self.loss(batch, state.energy, *self.model.forces(state), target)
+        for indices in part.in_turn(self.computation.groups(part)):
+            terms = self.computation.terms(part, indices, self.loss)
             total += terms.value * len(indices)
             accumulate(sums, terms.errors)
         return {f"{name}_loss": total / len(part), **named(name, sums)}
@@ -366,23 +366,32 @@ class Trainer:
     def _choose_epsilon(self, epoch: int) -> float:
         """Scan Err[L~] on some training structures with the current parameters."""
         displaced = with_force_labels(self.train.target, self.train.structures.counts)
-        indices = np.flatnonzero(displaced) if displaced.any() else np.arange(len(self.train))
+        if not displaced.any():  # nothing to displace, any value serves
+            return 1e-5
+        indices = np.flatnonzero(displaced)
         if len(indices) > SCAN_STRUCTURES:
             rng = np.random.default_rng(self.config.training.seed)
             indices = rng.choice(indices, SCAN_STRUCTURES, replace=False)
-        batch, target = self.train.batch(indices, self.threads)
         settings = self.config.finite_difference
+
+        def evaluate(epsilon):
+            return [
+                self.computation.gradient(
+                    self.train, indices, self.loss, epsilon=epsilon, stencil=settings.stencil,
+                    length_scale=settings.length_scale,
+                )
+            ]  # fmt: skip
+
         try:
-            scan = scan_model(
-                self.model, [batch], [lambda *result: self.loss(*result, target)],
+            found = scan(
+                evaluate,
                 default_epsilons(*(end / settings.length_scale for end in SCAN_RANGE)),
-                stencil=settings.stencil, length_scale=settings.length_scale,
+                stencil=settings.stencil, precision=str(self.model.dtype),
             )  # fmt: skip
         except ValueError:
-            # no forces among the labels: nothing to displace, any value serves
-            return 1e-5
-        self.scans.append(scan_entry(epoch, scan))
-        return scan.recommended
+            return 1e-5  # no force errors
+        self.scans.append(scan_entry(epoch, found))
+        return found.recommended
 
 
 def named(part: str, sums: dict) -> dict:

@@ -451,7 +451,6 @@ def test_failures_of_fit_write_nothing(data, tmp_path):
     assert "unknown key training.epoch" in fail(
         "fit", data, "--set", "training.epoch=3", "--out", out
     )
-    assert "CPU alone" in fail("fit", data, "--device", "cuda", "--out", out)
     frames = ase.io.read(data, ":")
     frames[3].calc.results["forces"][2, 1] = np.nan
     ase.io.write(broken, frames)
@@ -509,8 +508,26 @@ def test_formats_that_cannot_be_written(model, data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_this_version_cannot_do(model, data):
-    assert "CPU alone" in fail("evaluate", model, data, "--device", "cuda")
+@pytest.mark.skipif("NUMBA_ENABLE_CUDASIM" in os.environ, reason="GPU: one is simulated")
+def test_without_a_gpu_one_line_says_what_to_do(model, data, tmp_path):
+    from fdforce.cuda.device import list_devices
+    from fdforce.errors import ConfigError
+
+    try:
+        if list_devices():
+            pytest.skip("GPU: there is one")
+    except ConfigError:
+        pass  # numba-cuda is not installed, as is usual
+    out = tmp_path / "out"
+    for command in (
+        ("fit", data, "--out", out), ("evaluate", model, data), ("benchmark", data),
+        ("predict", model, data, "-o", tmp_path / "out.extxyz"),
+    ):  # fmt: skip
+        message = fail(*command, "--device", "cuda")
+        assert "numba-cuda" in message or "no GPU found" in message
+        assert 'device = "cpu"' in message
+    assert list(tmp_path.iterdir()) == []
+    assert "gpu" in succeed("info", "--devices")
 
 
 @pytest.mark.parametrize(

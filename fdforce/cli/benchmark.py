@@ -63,7 +63,7 @@ def benchmark(files, as_json, device, precision, threads, stencil, batch_size, o
     config = replace(config, optimizer=with_numbers(config.optimizer, structures))
     with limit_threads(threads or config.training.threads) as threads:
         found = benchmark(
-            model or untrained_model(config, structures), structures,
+            model or untrained_model(config, structures), structures, device=device,
             stencil=difference.stencil, batch_size=config.optimizer.batch_size, threads=threads,
             epsilon=1e-5 if difference.epsilon == "auto" else difference.epsilon,
         )  # fmt: skip

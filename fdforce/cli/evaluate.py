@@ -67,7 +67,7 @@ def evaluate(
         data, elements=model.elements, require_labels=True,
         energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
     )  # fmt: skip
-    assessed = assess(model, structures, threads=threads)
+    assessed = assess(model, structures, threads=threads, device=device)
     found, comparison, outside = assessed.errors(), assessed.compare(), assessed.outside
     by_group, by_element = errors_by_group(comparison), errors_by_element(comparison)
     if plot:

@@ -49,7 +49,7 @@ from fdforce.examples import EXAMPLES
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    help="Where the kernels run (this version: cpu).",
+    help="Where the kernels run; cuda needs a GPU of NVIDIA and the extra cuda12 or cuda13.",
 )
 @click.option(
     "--precision",

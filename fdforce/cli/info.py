@@ -147,8 +147,26 @@ def _devices():
         "threads": min(available_cores(), numba.config.NUMBA_NUM_THREADS),
         "numba": numba.__version__,
         "threading_layer": numba.config.THREADING_LAYER,
-        "gpu": "no GPU support in this version",
+        "gpu": _gpus(),
     }
+
+
+def _gpus():
+    """Names and memory of the GPUs, or why there is none."""
+    from fdforce.cuda.device import list_devices
+    from fdforce.errors import FdforceError
+
+    try:
+        found = list_devices()
+    except FdforceError as problem:
+        return str(problem)
+    if not found:
+        return "none found"
+    return "; ".join(
+        f"{gpu['name']} (compute capability {gpu['compute_capability']}, "
+        f"{gpu['memory'] / 2**30:.0f} GiB, {gpu['free_memory'] / 2**30:.0f} free)"
+        for gpu in found
+    )
 
 
 def _print_pairs(values):

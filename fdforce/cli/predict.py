@@ -56,7 +56,7 @@ def predict(model, data, output, device, precision, threads):
     counts = []
     with limit_threads(threads) as threads, _Writer(output, file_format) as writer:
         for path in data:
-            counts.append(_predict_file(model, path, threads, writer))
+            counts.append(_predict_file(model, path, threads, writer, device))
     click.echo(f"{sum(count.structures for count in counts)} structures: {output}")
     for path, count in zip(data, counts, strict=True):
         if count.atoms_outside:
@@ -111,13 +111,13 @@ class _Count:
         )
 
 
-def _predict_file(model, path, threads, writer) -> _Count:
+def _predict_file(model, path, threads, writer, device) -> _Count:
     """Write the structures of a file with predictions in place of their labels."""
     from fdforce.structure_files import CHUNK_ATOMS, chunks_of, iterate_file
 
     count = _Count()
     for first, frames in chunks_of(iterate_file(path), CHUNK_ATOMS):
-        assessed = _assessed(model, frames, threads, Path(path).name, first)
+        assessed = _assessed(model, frames, threads, Path(path).name, first, device)
         for s, atoms in enumerate(frames):
             _label(atoms, assessed, s, assessed.structures.offsets)
         if assessed.outside:
@@ -129,7 +129,7 @@ def _predict_file(model, path, threads, writer) -> _Count:
     return count
 
 
-def _assessed(model, frames, threads, name, first):
+def _assessed(model, frames, threads, name, first, device):
     from ase import Atoms
 
     from fdforce.assessment import assess
@@ -144,7 +144,7 @@ def _assessed(model, frames, threads, name, first):
         if not found:
             raise
         raise DataError(f"{name}[{first + int(found[1])}]{found[2]}") from problem
-    return assess(model, structures, threads=threads)
+    return assess(model, structures, threads=threads, device=device)
 
 
 def _mark(frames, outside):

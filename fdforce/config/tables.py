@@ -266,6 +266,9 @@ class TrainingConfig:
     seed: int = key(0, "seed of every random choice", minimum=0)
     threads: int = key(0, "CPU threads; 0 = all cores", minimum=0)
     device: str = key("cpu", "where kernels run", choices=("cpu", "cuda"))
+    device_memory: float = key(
+        0.8, "share of a GPU's free memory that may be used", above=0, maximum=1
+    )
     precision: str = key(
         "float64", "floating-point type of the kernels", choices=("float32", "float64")
     )

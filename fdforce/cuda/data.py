@@ -57,6 +57,19 @@ class DeviceData:
         self._opposite = self._opposite_pairs(structures, len(neighbor))
         self._forces = table(data.target.forces, np.float64)
 
+    @staticmethod
+    def bytes_of(data) -> int:
+        """Memory that a data set would take on the device."""
+        atoms, pairs = data.structures.n_atoms, data.pairs
+        n_pairs = pairs.mean_neighbors * atoms
+        return int(atoms * (24 + 24 + 12 + 8 * pairs.n_species) + n_pairs * (4 + 6 + 8))
+
+    def relabel(self, data) -> None:
+        """Take the labels of a data set of the same structures."""
+        if data.target is not self.data.target:
+            self._forces = self.device.table(data.target.forces, np.float64)
+        self.data = data
+
     def _opposite_pairs(self, structures, n_pairs):
         device = self.device
         opposite = device.empty(n_pairs, np.int64)

@@ -52,6 +52,11 @@ def list_devices() -> list[dict]:
     return found
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception of CUDA says that the device has no memory left."""
+    return "OUT_OF_MEMORY" in str(error).upper().replace(" ", "_")
+
+
 class DeviceSlopes:
     """Where the backward kernels of the GPU write the slope of every pair."""
 
@@ -70,6 +75,10 @@ class DeviceSlopes:
             batch.opposite, 1.0, d_positions, d_strain,
         )  # fmt: skip
         return d_positions, d_strain
+
+
+SIMULATED_MEMORY = 2**30
+"""Bytes that a simulated device is said to have."""
 
 
 class CudaDevice:
@@ -115,6 +124,8 @@ class CudaDevice:
 
     def free_memory(self) -> int:
         """Bytes."""
+        if runtime().SIMULATED:
+            return SIMULATED_MEMORY
         return int(self._cuda.current_context().get_memory_info()[0])
 
     @property

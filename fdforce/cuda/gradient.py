@@ -87,14 +87,13 @@ class DeviceGradient:
 
     Parameters
     ----------
-    device : CudaDevice
-    model : ElementalNetworks
-    data : DataSet
+    networks : DeviceNetworks
+    data : DeviceData
     """
 
-    def __init__(self, device, model, data):
-        self.device, self.model = device, model
-        self.data, self.networks = DeviceData(device, data), DeviceNetworks(device, model)
+    def __init__(self, networks: DeviceNetworks, data: DeviceData):
+        self.device, self.model = networks.device, networks.model
+        self.networks, self.data = networks, data
 
     def __call__(
         self, indices, loss, *, epsilon: float, stencil: str = "central", length_scale: float = 1.0

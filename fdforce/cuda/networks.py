@@ -23,6 +23,7 @@ class DeviceState:
     hidden: Any
     slopes: Any
     densities: Any
+    output: Any
 
 
 class DeviceNetworks:
@@ -62,6 +63,16 @@ class DeviceNetworks:
         """Take parameters (P,) of the host."""
         self._theta = self.device.table(theta, self.dtype)
 
+    def numbers_per_atom(self, mean_neighbors: float, n_replicas: int) -> float:
+        """Numbers of the working dtype that a step holds for each of its atoms, about.
+
+        Features, their slopes and what the descriptor keeps, layers and slopes of the networks, and
+        a slope of the energy for every pair; positions and what stands beside them for replicas.
+        """
+        n_features, units = self.descriptor.n_features, max(self._units)
+        of_replica = 2 * n_features + 2 * units + 40
+        return (1 + n_replicas) * of_replica + 3 * mean_neighbors + 4 * n_features
+
     def forward(self, batch) -> DeviceState:
         """Energies of a batch."""
         device = self.device
@@ -81,7 +92,15 @@ class DeviceNetworks:
             output, batch.place, batch.species, batch.offsets, self.scale, self._reference,
             len(batch.species), energy,
         )  # fmt: skip
-        return DeviceState(batch, energy, features, hidden, slopes, densities)
+        return DeviceState(batch, energy, features, hidden, slopes, densities, output)
+
+    def atom_energies(self, state: DeviceState) -> np.ndarray:
+        """Energies of the atoms (N,), eV, on the host."""
+        batch = state.batch
+        output, place, species = (
+            array.copy_to_host() for array in (state.output, batch.place, batch.species)
+        )
+        return self.scale * output[place] + self.model.reference_energies[species]
 
     def forces(self, state: DeviceState):
         """Forces (N, 3) and virials (S, 3, 3) of the batch of a state, on the device."""

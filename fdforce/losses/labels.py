@@ -49,6 +49,22 @@ class LossTerms:
     d_virial: np.ndarray | None
     errors: dict
 
+    @classmethod
+    def reduced(cls, terms, shares) -> LossTerms:
+        """Terms of a batch from those of its parts, whose shares of its structures are given.
+
+        Directions and strains are left out.
+        """
+        return cls(
+            value=sum(w * part.value for w, part in zip(shares, terms)),
+            parts=sum(w * part.parts for w, part in zip(shares, terms)),
+            force_loss=np.concatenate([w * part.force_loss for w, part in zip(shares, terms)]),
+            d_energy=np.concatenate([w * part.d_energy for w, part in zip(shares, terms)]),
+            d_forces=None,
+            d_virial=None,
+            errors={name: sum(part.errors[name] for part in terms) for name in terms[0].errors},
+        )
+
 
 def error_of(prediction, label):
     """Zero where the label is absent; a prediction that is not finite stays visible."""
