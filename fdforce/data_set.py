@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,8 +86,6 @@ def residual_target(structures: Structures, offsets=None, baseline=None, pairs=N
     """
     target = labels_of(structures)
     energy, forces, virial = target.energy.copy(), target.forces, target.virial
-    if offsets is not None:
-        energy -= structures.compositions @ offsets
     if baseline is not None:
         forces = converted(forces, forces.dtype)
         for indices in groups(structures, atoms=BLOCK):
@@ -97,4 +95,10 @@ def residual_target(structures: Structures, offsets=None, baseline=None, pairs=N
             forces[first:last] -= fixed.forces
             virial[indices] -= fixed.virial
             release(forces, *vars(structures).values(), *vars(pairs).values())
-    return Target(energy, forces, virial, target.weight)
+    target = Target(energy, forces, virial, target.weight)
+    return target if offsets is None else less_offsets(target, structures, offsets)
+
+
+def less_offsets(target: Target, structures: Structures, offsets) -> Target:
+    """Labels with energies less a constant per atom of each element, (n_elements,), eV."""
+    return replace(target, energy=target.energy - structures.compositions @ offsets)

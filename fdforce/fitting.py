@@ -33,7 +33,7 @@ from fdforce.config import (
     read_toml,
     to_toml,
 )
-from fdforce.data_set import DataSet, residual_target, training_skin
+from fdforce.data_set import DataSet, less_offsets, residual_target, training_skin
 from fdforce.direct_fit import DirectFit
 from fdforce.epsilon_scans import read_scans, write_scans
 from fdforce.errors import CheckpointError, ConfigError, TrainingError
@@ -56,7 +56,7 @@ from fdforce.problem import (
     without_offsets,
 )
 from fdforce.provenance import Session
-from fdforce.reference_energies import reference_energies
+from fdforce.reference_energies import fit_by_composition, reference_energies
 from fdforce.selection import ForceDraw
 from fdforce.threads import limit_threads
 from fdforce.training import COLUMNS, Progress, Trainer
@@ -219,17 +219,25 @@ class _Run:
                 common = self.parts.common
                 common_pairs = self._pairs(common, progress)
             self._prepare_model(common, common_pairs)
-        train_set = self._data_set(train, pairs)
+        train_set = common_set = self._less_baseline(train, pairs)
+        self.reference_energies = self.model.reference_energies
+        if checkpoint is None:
+            if common is not train:
+                common_set = self._less_baseline(common, common_pairs)
+            self._take_off_constants(common_set)
+        train_set = self._less_references(train_set)
         target = weigh_groups(train_set.target, train, config.loss.group_weights)
         train_set = replace(train_set, target=target)
         chosen = ForceDraw(train_set, config)(0)
         valid, valid_set = self.parts.valid, None
         if valid is not None:
-            valid_set = self._data_set(valid, self._pairs(valid, progress))
+            valid_set = self._less_references(
+                self._less_baseline(valid, self._pairs(valid, progress))
+            )
         bare = without_offsets(self.model)
         if checkpoint is None and not config.training.start_from:
             bare.scale = self.model.scale = output_scale(
-                chosen if common is train else self._data_set(common, common_pairs)
+                chosen if common is train else self._less_references(common_set)
             )
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
@@ -257,10 +265,35 @@ class _Run:
             threads=self.threads, progress=progress, log=self.log,
         )  # fmt: skip
 
-    def _data_set(self, structures, pairs):
-        """Structures with labels less what is fixed in the model."""
-        fixed = self.model.reference_energies, self.model.baseline
-        return DataSet(structures, residual_target(structures, *fixed, pairs), pairs)
+    def _less_baseline(self, structures, pairs):
+        target = residual_target(structures, None, self.model.baseline, pairs)
+        return DataSet(structures, target, pairs)
+
+    def _less_references(self, data):
+        offsets = self.model.reference_energies
+        return replace(data, target=less_offsets(data.target, data.structures, offsets))
+
+    def _take_off_constants(self, data):
+        """Let `model.reference_energies` explain all that a constant per element can.
+
+        Given ones leave the cohesive energy, which would outweigh what there is to learn and which
+        weight decay would pull at. A new model begins with this constant; one that the fit starts
+        from has learnt its own, and predicts what it did. The model files have it in the constants
+        of the outputs beside `self.reference_energies`, those that were asked for (`best_model`).
+
+        Parameters
+        ----------
+        data : DataSet
+            With labels less the baseline.
+        """
+        compositions = data.structures.compositions
+        constants = fit_by_composition(compositions, self._less_references(data).target.energy)
+        occurs = compositions.any(axis=0)
+        offsets = self.reference_energies + np.where(occurs, constants, 0.0)
+        if self.config.training.start_from:
+            self.model = self.model.referred_to(offsets)
+        else:
+            self.model.reference_energies = offsets
 
     def _model(self, train, checkpoint):
         if checkpoint is not None:
@@ -307,8 +340,15 @@ class _Run:
         )
 
     def _resume(self, checkpoint):
-        header, arrays = checkpoint
+        config, (header, arrays) = self.config, checkpoint
         arrays = {key: value for key, value in arrays.items() if not key.startswith("model_")}
+        if "reference_energies" in arrays:
+            self.reference_energies = arrays["reference_energies"]
+        elif config.training.start_from or config.data.reference_energies != "fit":
+            raise CheckpointError(
+                f"{self.directory / 'checkpoint.npz'}: of an earlier version, which counted "
+                "energies otherwise; train anew, from its model with --start-from"
+            )
         with damaged(self.directory / "checkpoint.npz", CheckpointError):
             self.trainer.resume(Progress.restore(header["progress"], arrays))
         self.trainer.scans = read_scans(self.directory, self.trainer.progress.epoch)
@@ -370,8 +410,8 @@ class _Run:
     def best_model(self):
         """The full model with the best parameters so far."""
         model = copy.copy(self.model)
-        model.theta = self.trainer.progress.best_theta.copy()
-        return model
+        model.theta = self.trainer.progress.best_theta
+        return model.referred_to(self.reference_energies)
 
     def checkpoint(self) -> None:
         """Write checkpoint.npz and the best model so far."""
@@ -381,7 +421,7 @@ class _Run:
         save_checkpoint(
             self.directory / "checkpoint.npz",
             {"progress": progress.numbers(), "model": header, "fingerprint": self.fingerprint},
-            {**arrays, **progress.arrays()},
+            {**arrays, **progress.arrays(), "reference_energies": self.reference_energies},
         )
         write_scans(self.directory, self.trainer.scans)
         if not progress.epoch:

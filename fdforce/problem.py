@@ -17,6 +17,7 @@ from fdforce.losses import Target, WeightedLoss, find_loss
 from fdforce.mapped import blocks, release
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
+from fdforce.reference_energies import fit_by_composition
 from fdforce.structures import Structures, read_structures, split_structures
 
 
@@ -211,17 +212,28 @@ def _of_elements(factors: dict, elements) -> tuple[float, ...]:
     return tuple(factors.get(name, 1.0) for name in elements) if factors else ()
 
 
+LEAST_UNITS = {"energy": 1e-6, "forces": 1e-8, "virial": 1e-8}
+"""Root mean squares up to which there is nothing to learn. Energies of one geometry or of as many
+structures as elements are a constant per element, but for the digits that files have of them."""
+
+
 def _units(train: DataSet, energy_normalisation: str = "per_atom") -> dict:
-    """Root mean squares of what there is to learn; 1 where there is nothing."""
+    """Root mean squares of what there is to learn; 1 where there is nothing.
+
+    A constant per element is not for the networks to learn, and reference energies that were given
+    leave one as large as the cohesive energy, beside which all other differences would be small.
+    """
     counts, target = train.structures.counts, train.target
+    compositions = train.structures.compositions
+    energy = target.energy - compositions @ fit_by_composition(compositions, target.energy)
     values = {
-        "energy": target.energy / (counts if energy_normalisation == "per_atom" else 1),
+        "energy": energy / (counts if energy_normalisation == "per_atom" else 1),
         "forces": target.forces,
         "virial": target.virial / counts[:, None, None],
     }
     sizes = {name: _root_mean_square(value) for name, value in values.items()}
     train.release()
-    return {name: size if size > 1e-8 else 1.0 for name, size in sizes.items()}
+    return {name: size if size > LEAST_UNITS[name] else 1.0 for name, size in sizes.items()}
 
 
 def _root_mean_square(values) -> float:

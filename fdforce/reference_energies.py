@@ -55,7 +55,7 @@ def reference_energies(
             "(one atom, config_type=IsolatedAtom, with an energy) of",
         )
     if kind == "fit":
-        return _fit(structures)
+        return fit_by_composition(structures.compositions, structures.energies)
     raise ConfigError(
         f"data.reference_energies is {kind!r}; choose 'fit', 'isolated' or a table of eV by element"
     )
@@ -72,12 +72,29 @@ def _look_up(elements, table: Mapping[str, float], complaint: str) -> np.ndarray
     return energies
 
 
-def _fit(structures) -> np.ndarray:
-    labelled = structures.has_energy
+def fit_by_composition(compositions, energies) -> np.ndarray:
+    """The constant per atom of each element that energies are nearest to.
+
+    Where compositions leave some combination of elements undetermined, that combination gets the
+    mean energy per atom.
+
+    Parameters
+    ----------
+    compositions : ndarray, shape (S, n_elements)
+        Atoms of each element.
+    energies : ndarray, shape (S,), eV
+        NaN if absent.
+
+    Returns
+    -------
+    ndarray, shape (n_elements,), eV
+        Zero without any energy.
+    """
+    labelled = ~np.isnan(energies)
     if not labelled.any():
-        return np.zeros(len(structures.elements))
-    composition = structures.compositions[labelled].astype(np.float64)
-    energies = structures.energies[labelled]
+        return np.zeros(compositions.shape[1])
+    composition = compositions[labelled].astype(np.float64)
+    energies = energies[labelled]
     mean = energies.sum() / composition.sum()
     residual = energies - mean * composition.sum(axis=1)
     # The shortest correction to the mean. Below this ratio a combination of elements is only

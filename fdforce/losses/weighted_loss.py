@@ -4,8 +4,9 @@ Errors are taken in units of what there is to learn,
 
     x_s = dE_s / (n_s e),    x_i = |dF_i| / (sqrt(3) f),    y_s = |dW_s / n_s| / (3 v),
 
-with n_s the atoms of structure s, and e, f, v the root mean squares of residual energies per atom,
-force components and virial components per atom: each is about 1 for a model that predicts nothing.
+with n_s the atoms of structure s, and e, f, v the root mean squares of residual energies per atom
+(what a constant per element leaves), force components and virial components per atom: each is about
+1 for a model that predicts nothing.
 The error of a force is that of the vector, so a loss does not depend on the choice of axes. Stress
 enters as the virial W = -V sigma, which does not depend on the vacuum of a slab. Missing labels
 count nothing.

@@ -7,6 +7,7 @@ atom's element on its standardised features. Behler and Parrinello, Phys. Rev. L
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -223,6 +224,28 @@ class ElementalNetworks:
         self.theta = self.theta.copy()
         for *_, last in self.matrices():
             last *= factor
+
+    def referred_to(self, energies):
+        """The same energies about other reference energies; the constants of the outputs differ.
+
+        An output that is not linear has no such constant: its element keeps its reference energy.
+
+        Parameters
+        ----------
+        energies : ndarray, shape (n_elements,), eV
+
+        Returns
+        -------
+        ElementalNetworks
+        """
+        model = copy.copy(self)
+        model.theta = self.theta.copy()
+        linear = np.array([names[-1] == "linear" for names in self.activation])
+        model.reference_energies = np.where(linear, energies, self.reference_energies)
+        moved = self.reference_energies - model.reference_energies
+        for (*_, last), energy in zip(model.matrices(), moved, strict=True):
+            last[-1] += energy / self.scale
+        return model
 
     def standardise(self, batches) -> None:
         """Set mean, scale and range of the features, per element, to those of a data set.
