@@ -37,6 +37,12 @@ def list_devices() -> list[dict]:
     cuda, found = runtime().cuda, []
     if not cuda.is_available():
         return found
+    if runtime().SIMULATED:
+        memory = SIMULATED_MEMORY
+        return [{
+            "name": "simulated", "compute_capability": "0.0", "multiprocessors": 2,
+            "memory": memory, "free_memory": memory,
+        }]  # fmt: skip
     for gpu in cuda.gpus:
         with gpu:
             free, total = cuda.current_context().get_memory_info()
