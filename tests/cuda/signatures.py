@@ -1,0 +1,92 @@
+"""Types of the arguments of every kernel, for compiling without a GPU (tests/cuda/test_ptx.py)."""
+
+from numba import types
+
+F64, I64, I32, I16 = types.float64, types.int64, types.int32, types.int16
+
+
+def array(kind, dimensions):
+    """Type of a C-contiguous array."""
+    return types.Array(kind, dimensions, "C")
+
+
+# positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift
+PAIRS = (
+    array(F64, 2), array(F64, 3), array(I64, 1), array(I32, 1), array(I64, 1), array(I64, 1),
+    array(I64, 1), array(I32, 1), array(I16, 2),
+)  # fmt: skip
+PLACE = PAIR_OFFSET = array(I64, 1)
+INDICES, TILES, SWITCH = array(I64, 1), array(I64, 2), types.boolean
+DOUBLES, ROWS, TENSORS = array(F64, 1), array(F64, 2), array(F64, 3)
+LABELS = (DOUBLES, ROWS, TENSORS)  # energy, forces, virial
+
+
+def _chebyshev_tables(f, *, backward):
+    series = array(f, 1)
+    tables = (series, DOUBLES, *[series] * (2 if backward else 1))
+    return *tables, *[array(f, 2)] * 4
+
+
+# name -> (module, kernel, function of the working type that gives the types of the arguments)
+SIGNATURES = {
+    "chebyshev_forward": ("chebyshev", "_forward_kernel", lambda f: (
+        *PAIRS, PLACE, *_chebyshev_tables(f, backward=False), array(f, 2), array(f, 2), I64,
+        array(f, 2), array(f, 3),
+    )),
+    "chebyshev_backward": ("chebyshev", "_backward_kernel", lambda f: (
+        array(f, 2), array(f, 3), *PAIRS, PAIR_OFFSET, PLACE,
+        *_chebyshev_tables(f, backward=True), array(f, 2), I64, array(f, 2),
+    )),
+    "networks_forward": ("networks", "_forward_kernel", lambda f: (
+        array(f, 2), array(f, 1), TILES, TILES, INDICES, I64, TILES,
+        array(f, 1), array(f, 1), DOUBLES,
+    )),
+    "networks_backward": ("networks", "_backward_kernel", lambda f: (
+        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, I64, array(f, 2),
+    )),
+    "networks_gradient": ("networks", "_gradient_kernel", lambda f: (
+        array(f, 2), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,
+        TILES, INDICES, I64, ROWS,
+    )),
+    "opposite_pairs": ("pairs", "_opposite_kernel", lambda f: (
+        PAIRS[3], INDICES, INDICES, INDICES, *PAIRS[7:], I64, INDICES,
+    )),
+    "sum_separations": ("pairs", "_sum_kernel", lambda f: (
+        array(f, 2), *PAIRS[:3], *PAIRS[4:], PAIR_OFFSET, INDICES, F64, ROWS, ROWS,
+    )),
+    "displace": ("replicas", "_displace_kernel", lambda f: (
+        ROWS, ROWS, TENSORS, TENSORS, INDICES, PAIRS[3], PLACE, INDICES, DOUBLES, DOUBLES,
+        ROWS, TENSORS, INDICES, PLACE,
+    )),
+    "step_lengths": ("replicas", "_steps_kernel", lambda f: (
+        ROWS, TENSORS, INDICES, F64, F64, DOUBLES,
+    )),
+    "gather_structures": ("batches", "_gather_kernel", lambda f: (
+        INDICES, INDICES, TILES, INDICES, INDICES, ROWS, TENSORS, PAIRS[3], INDICES, INDICES,
+        *PAIRS[:4], INDICES, INDICES, PLACE,
+    )),
+    "gather_rows": ("batches", "_gather_rows_kernel", lambda f: (
+        INDICES, INDICES, INDICES, ROWS, ROWS,
+    )),
+    "loss_sums": ("losses", "_sums_kernel", lambda f: (
+        *LABELS, *LABELS, ROWS, DOUBLES, PAIRS[3], INDICES, DOUBLES, I64, F64,
+        *[DOUBLES] * 3, ROWS,
+    )),
+    "loss_totals": ("losses", "_totals_kernel", lambda f: (ROWS, DOUBLES)),
+    "loss_slopes": ("losses", "_slopes_kernel", lambda f: (
+        *LABELS, *LABELS, ROWS, DOUBLES, PAIRS[3], INDICES, I64, F64, *[DOUBLES] * 4, F64,
+        DOUBLES, *LABELS, ROWS,
+    )),
+    "replica_weights": ("losses", "_weights_kernel", lambda f: (DOUBLES,) * 5),
+    "fill": ("reductions", "_fill_kernel", lambda f: (array(f, 1), f)),
+    "sum_energies": ("reductions", "_energies_kernel", lambda f: (
+        DOUBLES, PLACE, PAIRS[3], INDICES, F64, DOUBLES, I64, DOUBLES,
+    )),
+    "weigh_rows": ("reductions", "_rows_kernel", lambda f: (
+        DOUBLES, INDICES, PLACE, F64, DOUBLES,
+    )),
+    "sum_chunks": ("reductions", "_chunks_kernel", lambda f: (ROWS, DOUBLES)),
+    "sum_virials": ("reductions", "_virials_kernel", lambda f: (ROWS, INDICES, TENSORS)),
+    "negate": ("reductions", "_negate_kernel", lambda f: (DOUBLES,)),
+    "copy": ("reductions", "_copy_kernel", lambda f: (DOUBLES, DOUBLES)),
+}  # fmt: skip
