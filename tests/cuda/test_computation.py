@@ -1,0 +1,142 @@
+"""What a device does when its memory is small, and fits, predictions and errors through it."""
+
+import numpy as np
+import pytest
+
+from fdforce.computation import HostComputation
+from fdforce.cuda import computation as computations
+from fdforce.cuda.computation import DeviceComputation, part_of
+from fdforce.cuda.prediction import predict_on_device
+from fdforce.descriptors import Chebyshev, Quadratic
+from fdforce.errors import ConfigError, FdforceError
+from fdforce.evaluation import predict
+from fdforce.models import ElementalNetworks
+from fdforce.models.zbl import LammpsZBL
+from tests.checks import relative
+from tests.cuda.on_device import DEVICE
+from tests.test_mixed_batches import loss_of_kind, problem
+
+INDICES = [0, 1, 4]
+EPSILON = 1e-4
+TOLERANCE = 1e-9
+"""Rounding of differences of energies, u / epsilon, with some margin."""
+
+
+@pytest.fixture
+def parts():
+    model, data = problem()
+    lines = []
+    return DeviceComputation(model, log=lines.append, device=DEVICE), model, data, lines
+
+
+def expected(model, data, indices=INDICES, kind="squared"):
+    return HostComputation(model).gradient(data, indices, loss_of_kind(kind), epsilon=EPSILON)
+
+
+def test_data_stay_on_the_device(parts):
+    computation, model, data, lines = parts
+    for indices in (INDICES, INDICES[:2]):
+        found = computation.gradient(data, indices, loss_of_kind("squared"), epsilon=EPSILON)
+        assert relative(found.gradient, expected(model, data, indices).gradient) < TOLERANCE
+    assert len(computation._kept) == 1
+    assert lines == []
+
+
+def test_new_labels_of_the_same_structures_count(parts):
+    computation, model, data, _ = parts
+    from dataclasses import replace
+
+    computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+    other = replace(data, target=replace(data.target, forces=data.target.forces + 0.3))
+    found = computation.gradient(other, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+    assert relative(found.gradient, expected(model, other, INDICES[:1]).gradient) < TOLERANCE
+
+
+def test_what_does_not_fit_is_copied_in_turn(parts, monkeypatch):
+    computation, model, data, lines = parts
+    monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+    found = computation.gradient(data, INDICES, loss_of_kind("squared"), epsilon=EPSILON)
+    assert relative(found.gradient, expected(model, data).gradient) < TOLERANCE
+    assert len(lines) == 1
+    assert "every batch is copied when its turn comes" in lines[0]
+    terms = computation.terms(data, INDICES[:2], loss_of_kind("squared"))
+    host = HostComputation(model).terms(data, INDICES[:2], loss_of_kind("squared"))
+    assert terms.value == pytest.approx(host.value, rel=1e-12)
+
+
+def test_a_batch_beyond_the_memory_is_cut(parts, monkeypatch):
+    computation, model, data, lines = parts
+    largest = int(data.structures.counts[INDICES].max())
+    monkeypatch.setattr(computation, "atoms_that_fit", lambda *_: largest)
+    found = computation.gradient(data, INDICES, loss_of_kind("squared"), epsilon=EPSILON)
+    whole = expected(model, data)
+    assert relative(found.gradient, whole.gradient) < TOLERANCE
+    assert found.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert lines == []
+    with pytest.raises(FdforceError, match=r"take a smaller optimizer\.batch_size"):
+        computation.gradient(data, INDICES, loss_of_kind("rmse"), epsilon=EPSILON)
+
+
+def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
+    computation, model, data, lines = parts
+    steps = computation._steps
+
+    def failing(data, indices):
+        if len(indices) > 1:
+            raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc")
+        return steps(data, indices)
+
+    monkeypatch.setattr(computation, "_steps", failing)
+    found = computation.gradient(data, INDICES[:2], loss_of_kind("squared"), epsilon=EPSILON)
+    assert relative(found.gradient, expected(model, data, INDICES[:2]).gradient) < TOLERANCE
+    atoms = int(data.structures.counts[INDICES[:2]].sum())
+    assert lines == [
+        f"the device has no memory for a batch of {atoms} atoms: from now on in parts of "
+        f"{atoms // 2}"
+    ]
+
+    def never(data, indices):
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    monkeypatch.setattr(computation, "_steps", never)
+    with pytest.raises(FdforceError, match='atoms do not fit on the device; take device = "cpu"'):
+        computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+
+    def other(data, indices):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(computation, "_steps", other)
+    with pytest.raises(ValueError, match="a bug"):
+        computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+
+
+def test_parts_of_a_part_of_a_data_set():
+    _, data = problem()
+    part = part_of(part_of(data, [3, 1, 4]), [2, 0])
+    expected = data.batch([4, 3], 1)[0]
+    found = part.batch([0, 1], 1)[0]
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(found.row_begin, expected.row_begin)
+
+
+def test_predictions_with_a_baseline(monkeypatch):
+    model, data = problem()
+    model.baseline = LammpsZBL(model.elements, 2.5, 1.5)
+    model.reference_energies = np.array([-3.0, 1.0])
+    monkeypatch.setattr(computations, "find_device", lambda: DEVICE)
+    structures = part_of(data, [1, 4]).structures
+    from fdforce.neighbors import build_pairs
+
+    pairs = build_pairs(structures, model.cutoff, skin=0.0)
+    found = predict_on_device(model, structures, pairs)
+    host = predict(model, structures, pairs=pairs)
+    for name, values in vars(host).items():
+        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-11, atol=1e-11)
+    model.baseline = None
+    model.reference_energies = np.zeros(2)
+
+
+def test_what_has_no_kernels_is_refused_by_name():
+    model = ElementalNetworks(Quadratic(Chebyshev(("Cu",), radial_order=1, angular_order=0)), (2,))
+    with pytest.raises(ConfigError, match="'quadratic' has no kernels for a GPU yet"):
+        DeviceComputation(model, device=DEVICE)
