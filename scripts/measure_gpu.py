@@ -104,9 +104,10 @@ def speed_of(model, data, loss, n_structures, threads=2):
     gradient = median_time(lambda: steps(indices, loss, epsilon=1e-3))
 
     def forces():
-        state = computation.networks.forward(on_device.batch(indices))
-        for result in (state.energy, *computation.networks.forces(state)):
-            result.copy_to_host()
+        with computation.device.step():
+            state = computation.networks.forward(on_device.batch(indices))
+            for result in (state.energy, *computation.networks.forces(state)):
+                result.copy_to_host()
 
     both = median_time(forces)
     return {

@@ -89,14 +89,14 @@ class DeviceBatch:
         place = device.empty(n_replicas * n_atoms, np.int64)
         device.kernels("replicas").displace(
             self.positions, direction, strain, self.cells, self.structure, self.species,
-            self.place, self.species_start, eta, device.table(nodes, np.float64),
+            self.place, self.species_start, eta, device.upload(nodes, np.float64),
             positions, cells, structure, place,
         )  # fmt: skip
         offsets = np.concatenate(([0], np.cumsum(np.tile(self.counts, n_replicas))))
         first = np.concatenate(([0], np.cumsum(n_replicas * self.species_counts)))
         return replace(
             self, positions=positions, cells=cells, structure=structure, place=place,
-            offsets=device.table(offsets, np.int64),
-            species_start=device.table(first, np.int64),
+            offsets=device.upload(offsets, np.int64),
+            species_start=device.upload(first, np.int64),
             n_replicas=n_replicas, displacement=True,
         )  # fmt: skip

@@ -96,7 +96,7 @@ class DeviceData:
         """
         device, structures = self.device, self.data.structures
         indices = np.asarray(indices, dtype=np.int64)
-        table, empty = device.table, device.empty
+        upload, empty = device.upload, device.empty
         counts = structures.counts[indices]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         of_species = self._species_counts[indices]
@@ -112,28 +112,28 @@ class DeviceData:
             device=device,
             positions=empty((n_atoms, 3), np.float64),
             cells=empty((len(indices), 3, 3), np.float64),
-            volumes=table(structures.volumes[indices], np.float64),
+            volumes=upload(structures.volumes[indices], np.float64),
             species=empty(n_atoms, np.int32),
             structure=empty(n_atoms, np.int64),
-            offsets=table(offsets, np.int64),
+            offsets=upload(offsets, np.int64),
             row_begin=empty(n_rows, np.int64),
             row_end=empty(n_rows, np.int64),
             neighbor=self._neighbor,
             shift=self._shift,
             opposite=self._opposite,
-            pair_offset=table(pair_offset, np.int64),
+            pair_offset=upload(pair_offset, np.int64),
             n_pairs=int(of_pairs.sum()),
             place=empty(n_atoms, np.int64),
-            species_start=table(species_start, np.int64),
-            tiles=table(tiles, np.int64),
-            tile_chunks=table(tile_chunks, np.int64),
+            species_start=upload(species_start, np.int64),
+            tiles=upload(tiles, np.int64),
+            tile_chunks=upload(tile_chunks, np.int64),
             cutoff=self.data.pairs.cutoff,
             skin=self.data.pairs.skin,
             counts=counts,
             species_counts=species_counts,
         )
         device.kernels("batches").gather_structures(
-            table(indices, np.int64), batch.offsets, table(before, np.int64), batch.species_start,
+            upload(indices, np.int64), batch.offsets, upload(before, np.int64), batch.species_start,
             self._offsets, self._positions, self._cells, self._species, self._rank,
             self._row_start, batch.positions, batch.cells, batch.structure, batch.species,
             batch.row_begin, batch.row_end, batch.place,
@@ -146,15 +146,15 @@ class DeviceData:
         indices = np.asarray(indices, dtype=np.int64)
         forces = device.empty((batch.n_atoms, 3), np.float64)
         device.kernels("batches").gather_rows(
-            device.table(indices, np.int64), batch.offsets, self._offsets, self._forces, forces
+            device.upload(indices, np.int64), batch.offsets, self._offsets, self._forces, forces
         )
         weight = target.weight[indices]
         weight = weight if weight.ndim == 2 else np.repeat(weight[:, None], 3, axis=1)
         return DeviceTarget(
-            device.table(target.energy[indices], np.float64),
+            device.upload(target.energy[indices], np.float64),
             forces,
-            device.table(target.virial[indices], np.float64),
-            device.table(weight, np.float64),
+            device.upload(target.virial[indices], np.float64),
+            device.upload(weight, np.float64),
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
 
 import numpy as np
 
+from fdforce.cuda.arena import Arena
 from fdforce.errors import ConfigError
 
 
@@ -96,8 +99,26 @@ class CudaDevice:
         """The module of kernels of this name."""
         return import_module(f"fdforce.kernels.cuda.{name}")
 
+    def __init__(self):
+        self._arena, self._in_step = Arena(lambda n: self._cuda.device_array(n, np.uint8)), False
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Context in which `empty`, `zeros` and `upload` share memory that is free after it."""
+        if self._in_step:
+            yield
+            return
+        self._arena.reset()
+        self._in_step = True
+        try:
+            yield
+        finally:
+            self._in_step = False
+
     def empty(self, shape, dtype):
-        """An array on the device, not initialised."""
+        """An array on the device, not initialised; within `step` valid up to its end."""
+        if self._in_step:
+            return self._arena.take(shape, dtype)
         return self._cuda.device_array(shape, np.dtype(dtype))
 
     def zeros(self, shape, dtype):
@@ -107,8 +128,16 @@ class CudaDevice:
         return array
 
     def table(self, array, dtype):
-        """A copy on the device, contiguous and of this dtype."""
+        """A copy on the device, contiguous and of this dtype, that outlives a step."""
         return self._cuda.to_device(np.ascontiguousarray(array, dtype))
+
+    def upload(self, array, dtype):
+        """A copy on the device; within `step` valid up to its end."""
+        array = np.ascontiguousarray(array, dtype)
+        copy = self.empty(array.shape, dtype)
+        if array.size:
+            copy.copy_to_device(array)
+        return copy
 
     @staticmethod
     def cast(array, dtype):

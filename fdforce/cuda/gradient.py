@@ -48,13 +48,13 @@ class DeviceLoss:
             shares = [1 / max(np.count_nonzero(~np.isnan(label)), 1) for label in labels]
         else:
             shares = np.array([1, 1 / loss.mean_atoms, 1]) / n_structures
-        table = device.table
-        self.shares = table(shares, np.float64)
-        self.weights = table(loss.weights, np.float64)
-        self.units = table(loss.units, np.float64)
-        self.energy_sizes = table(loss.energy_sizes(batch), np.float64)
+        upload = device.upload
+        self.shares = upload(shares, np.float64)
+        self.weights = upload(loss.weights, np.float64)
+        self.units = upload(loss.units, np.float64)
+        self.energy_sizes = upload(loss.energy_sizes(batch), np.float64)
         of_species = loss.element_weights or np.ones(len(elements))
-        self.of_species = table(of_species, np.float64)
+        self.of_species = upload(of_species, np.float64)
 
     def sums(self, batch, target, energy, forces, virial, sums):
         """Fill `sums` (S, N_SUMS)."""
@@ -123,6 +123,10 @@ class DeviceGradient:
         if stencil == "complex":
             raise ConfigError("the complex stencil runs on the CPU alone: take another stencil")
         self._check_skin(formula, epsilon * length_scale)
+        with self.device.step():
+            return self._gradient(indices, loss, formula, epsilon * length_scale)
+
+    def _gradient(self, indices, loss, formula, length) -> GradientStep:
         device, networks = self.device, self.networks
         kernels, losses = device.kernels("replicas"), device.kernels("losses")
         labels = _host_labels(self.data.data, indices)
@@ -147,15 +151,13 @@ class DeviceGradient:
             batch, target, *result, packed["sums"],
             (packed["d_energy"], d_forces, d_virial, packed["monitor"]),
         )  # fmt: skip
-        kernels.step_lengths(
-            d_forces, d_virial, batch.offsets, epsilon * length_scale, batch.cutoff, packed["eta"]
-        )
+        kernels.step_lengths(d_forces, d_virial, batch.offsets, length, batch.cutoff, packed["eta"])
         replicas = batch.displaced(d_forces, packed["eta"], np.array(formula.nodes), d_virial)
         moved = networks.forward(replicas)
         weights = device.empty(n_nodes * n, np.float64)
         losses.replica_weights(
-            packed["d_energy"], packed["eta"], device.table(formula.mean, np.float64),
-            device.table(formula.slope, np.float64), weights,
+            packed["d_energy"], packed["eta"], device.upload(formula.mean, np.float64),
+            device.upload(formula.slope, np.float64), weights,
         )  # fmt: skip
         networks.gradient(moved, weights, packed["gradient"])
         has_centre = bool(formula.centre_slope or formula.centre_mean)
@@ -163,8 +165,8 @@ class DeviceGradient:
             centre = device.empty(n, np.float64)
             losses.replica_weights(
                 packed["d_energy"], packed["eta"],
-                device.table([formula.centre_mean], np.float64),
-                device.table([formula.centre_slope], np.float64), centre,
+                device.upload([formula.centre_mean], np.float64),
+                device.upload([formula.centre_slope], np.float64), centre,
             )  # fmt: skip
             networks.gradient(state, centre, packed["centre"])
         reductions = device.kernels("reductions")
@@ -206,6 +208,10 @@ class DeviceGradient:
 
     def terms(self, indices, loss) -> LossTerms:
         """Loss and errors of some structures, without a gradient."""
+        with self.device.step():
+            return self._terms(indices, loss)
+
+    def _terms(self, indices, loss) -> LossTerms:
         device, networks = self.device, self.networks
         losses = device.kernels("losses")
         batch = self.data.batch(indices, networks.n_parameters)

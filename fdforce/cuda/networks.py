@@ -57,11 +57,11 @@ class DeviceNetworks:
         self._widths = table(model.widths, np.int64)
         self._activations = table(model.activation_codes, np.int64)
         self._units = np.array([sum(widths) for widths in model.hidden])
-        self.upload(model.theta)
+        self._theta = table(model.theta, self.dtype)
 
     def upload(self, theta) -> None:
         """Take parameters (P,) of the host."""
-        self._theta = self.device.table(theta, self.dtype)
+        self._theta.copy_to_device(np.ascontiguousarray(theta, self.dtype))
 
     def numbers_per_atom(self, mean_neighbors: float, n_replicas: int) -> float:
         """Numbers of the working dtype that a step holds for each of its atoms, about.

@@ -35,11 +35,12 @@ def predict_on_device(model, structures, pairs) -> Prediction:
     energies, forces, virials, atom_energies = [], [], [], []
     for indices in computation.groups(data):
         part = DeviceData(device, part_of(data, indices))
-        batch = part.batch(np.arange(len(indices)), networks.n_parameters)
-        state = networks.forward(batch)
-        of_atoms, of_cells = networks.forces(state)
-        energy, force = state.energy.copy_to_host(), of_atoms.copy_to_host()
-        virial, by_atom = of_cells.copy_to_host(), networks.atom_energies(state)
+        with device.step():
+            batch = part.batch(np.arange(len(indices)), networks.n_parameters)
+            state = networks.forward(batch)
+            of_atoms, of_cells = networks.forces(state)
+            energy, force = state.energy.copy_to_host(), of_atoms.copy_to_host()
+            virial, by_atom = of_cells.copy_to_host(), networks.atom_energies(state)
         if model.baseline is not None:
             fixed = model.baseline.forward(make_batch(structures, pairs, indices))
             energy, force = energy + fixed.energy, force + fixed.forces

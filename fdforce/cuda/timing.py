@@ -29,13 +29,15 @@ def work_on_device(model, data, loss, *, epsilon: float, stencil: str) -> dict:
     gradient = DeviceGradient(networks, on_device)
 
     def energy(indices):
-        state = networks.forward(on_device.batch(indices, networks.n_parameters))
-        state.energy.copy_to_host()
+        with computation.device.step():
+            state = networks.forward(on_device.batch(indices, networks.n_parameters))
+            state.energy.copy_to_host()
 
     def forces(indices):
-        state = networks.forward(on_device.batch(indices, networks.n_parameters))
-        for result in networks.forces(state):
-            result.copy_to_host()
+        with computation.device.step():
+            state = networks.forward(on_device.batch(indices, networks.n_parameters))
+            for result in (state.energy, *networks.forces(state)):
+                result.copy_to_host()
 
     return {
         "energy": energy,

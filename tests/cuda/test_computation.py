@@ -6,6 +6,7 @@ import pytest
 from fdforce.computation import HostComputation
 from fdforce.cuda import computation as computations
 from fdforce.cuda.computation import DeviceComputation, part_of
+from fdforce.cuda.device import CudaDevice
 from fdforce.cuda.prediction import predict_on_device
 from fdforce.descriptors import Chebyshev, Quadratic
 from fdforce.errors import ConfigError, FdforceError
@@ -16,7 +17,7 @@ from tests.checks import relative
 from tests.cuda.on_device import DEVICE
 from tests.test_mixed_batches import loss_of_kind, problem
 
-INDICES = [0, 1, 4]
+INDICES = [1, 2, 5]
 EPSILON = 1e-4
 TOLERANCE = 1e-9
 """Rounding of differences of energies, u / epsilon, with some margin."""
@@ -34,7 +35,8 @@ def expected(model, data, indices=INDICES, kind="squared"):
 
 
 def test_data_stay_on_the_device(parts):
-    computation, model, data, lines = parts
+    _, model, data, lines = parts
+    computation = DeviceComputation(model, log=lines.append, device=CudaDevice())
     for indices in (INDICES, INDICES[:2]):
         found = computation.gradient(data, indices, loss_of_kind("squared"), epsilon=EPSILON)
         assert relative(found.gradient, expected(model, data, indices).gradient) < TOLERANCE
@@ -108,6 +110,37 @@ def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     monkeypatch.setattr(computation, "_steps", other)
     with pytest.raises(ValueError, match="a bug"):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+
+
+def test_arrays_of_a_step_share_memory_and_do_not_overlap():
+    device = CudaDevice()
+    kept = device.table([7.0], np.float64)
+
+    def fill(sizes):
+        arrays = [device.empty(size, np.float32) for size in sizes]
+        for number, array in enumerate(arrays):
+            if array.size:
+                array.copy_to_device(np.full(array.shape, number, np.float32))
+        uploaded = device.upload(np.arange(5), np.int64)
+        for number, array in enumerate(arrays):
+            assert (array.copy_to_host() == number).all()
+        assert uploaded.copy_to_host().tolist() == [0, 1, 2, 3, 4]
+        return device._arena.size
+
+    with device.step():
+        fill([(3, 5), 1000, (2, 2, 7), 0, 90_000])
+    with device.step():  # what was in several blocks is now in one
+        size = fill([(3, 5), 1000, (2, 2, 7), 0, 90_000])
+        assert len(device._arena._blocks) == 1
+        with device.step():  # a part of the same step
+            fill([10])
+    with device.step():
+        assert fill([1000, 10]) == size
+    outside = device.empty(3, np.float32)
+    with device.step():
+        device.zeros(100, np.float32)
+    assert outside.shape == (3,)
+    assert kept.copy_to_host() == [7.0]
 
 
 def test_parts_of_a_part_of_a_data_set():
