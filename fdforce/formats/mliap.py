@@ -17,6 +17,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from fdforce.descriptors.bispectrum import FLAGS, Bispectrum
 from fdforce.descriptors.quadratic import Quadratic
@@ -208,6 +209,8 @@ def _read_descriptor(path):
             continue
         if keyword == "elems":
             elements = values
+            if unknown := [name for name in elements if not atomic_numbers.get(name)]:
+                raise ModelFileError(f"{path}, line {number}: {unknown[0]:.40} is no element")
         elif keyword in of_keyword:
             settings[of_keyword[keyword]] = [as_float(x, path, number, keyword) for x in values]
         elif keyword in (*NUMBERS, *FLAGS, "nelems") and len(values) == 1:

@@ -337,7 +337,7 @@ def read_coefficients(path) -> tuple[list[str], list[float], list[float], np.nda
     elements, radii, weights, coefficients = [], [], [], []
     for _ in range(int(counts[0])):
         element, *numbers = line(3)
-        if element not in atomic_numbers or element in elements:
+        if not atomic_numbers.get(element) or element in elements:
             raise _damaged(path, last, f"{element}: an element that was not there is expected")
         elements.append(element)
         radius, weight = (_number(word, path, last) for word in numbers)

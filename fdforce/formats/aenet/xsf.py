@@ -19,7 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 
 from fdforce.errors import DataError, FdforceError
-from fdforce.formats.aenet.fortran import integer, real
+from fdforce.formats.aenet.fortran import integer, lines_of, real
 from fdforce.labels import choose_key, named_values, read_energy, read_forces
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -102,7 +102,7 @@ def parse(name: str, content: bytes) -> tuple[Atoms, str | None]:
     content : bytes
         Comments may have any encoding.
     """
-    return _Reader(name, content.decode("latin-1").splitlines()).structure()
+    return _Reader(name, lines_of(content)).structure()
 
 
 class _Reader:

@@ -28,6 +28,7 @@ from fdforce.formats.n2p2.architecture import (
     read_widths,
 )
 from fdforce.formats.n2p2.text import split_path, units_of
+from fdforce.formats.numbers import check_finite
 from fdforce.models import ElementalNetworks
 from fdforce.models.ensemble import Ensemble
 
@@ -82,7 +83,7 @@ def read_potential(path: Path, *, units: str = "ev-angstrom") -> ElementalNetwor
     offsets = [of_atoms[element] + normalisation.mean_energy for element in elements]
     model.reference_energies = np.array(offsets) * energy
     model.scale = energy / normalisation.conv_energy
-    return model
+    return check_finite(model, folder)
 
 
 def _set_scaling(model, scalings):
