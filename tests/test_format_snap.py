@@ -365,7 +365,7 @@ def test_damaged_files(file, change, message, tmp_path):
             "5 features and 3 layers; the descriptor has 14",
         ),
         ("descriptor", ("elems Ta", "elems Ta W"), "of that length"),
-        ("descriptor", ("elems Ta", "elems Tb_"), "line 12: Tb_ is no element"),
+        ("descriptor", ("elems Ta", "elems Tb_"), "line 13: Tb_ is no element"),
         ("descriptor", ("bnormflag 0", "bnormflag 2"), "bnormflag = 2: must be 0 or 1"),
         ("descriptor", ("bnormflag", "normflag"), "line 10: normflag 0: unknown"),
     ],

@@ -290,7 +290,7 @@ WRONG = [
     (replaced("scale_symmetry_functions\n", "scale_symmetry_function\n"),
      r"line 6: scale_symmetry_function: is scale_symmetry_functions meant\? Else leave it out"),
     (replaced("scale_min_short -0.5", "conv_energy 1e-320\nmean_energy 0\nconv_length 1"),
-     r"p: numbers so large or small that scale of the model is not finite"),
+     r"p: scale of the model is not finite"),
     (replaced("H 2 O 0.3", "H 2 O 1_0"), r"line 11: .*eta = '1_0' is not a number"),
     (replaced("H 2 O 0.3", f"H {'2' * 5000} O 0.3"), r"line 11: symfunction_short: function"),
     (scaled("0.1 0.9 0.4", "0.1 0.1 0.4"), r"scaling.data, line 2: min equals max, by which n2p2"),

@@ -35,11 +35,11 @@ def to_integer(word: str) -> int:
 
 
 def check_finite(model, path):
-    """The model; ModelFileError where numbers, each finite in its file, make one that is not."""
+    """The model; ModelFileError unless all its numbers are finite, as each of a file may be."""
     names = ("theta", "scale", "reference_energies", "feature_mean", "feature_scale")
     for name in names:
         if not np.isfinite(getattr(model, name)).all():
             raise ModelFileError(
-                f"{path}: numbers so large or small that {name} of the model is not finite"
+                f"{path}: {name} of the model is not finite; numbers are too large, or too small to divide by"
             )
     return model

@@ -176,6 +176,7 @@ def _check(model, path):
                 refuse(f"n2p2 has no activation {name}; train with one of {known}")
     if len({names[-1] for names in model.activation}) > 1:
         refuse("the outputs of its elements differ in their activations, which n2p2 cannot read")
+    check_finite(model, path)
     if path.is_file():
         refuse("is a file; name a folder")
     if (path / settings_file.NAME).exists():
