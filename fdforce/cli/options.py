@@ -62,6 +62,13 @@ def _check_device(context, parameter, value):
     return value
 
 
+cache_option = click.option(
+    "--cache",
+    metavar="FOLDER",
+    help="Pack the data here, for sets larger than memory (as data.cache of a fit).",
+)
+
+
 device_option = click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

@@ -40,6 +40,7 @@ def check_finite(model, path):
     for name in names:
         if not np.isfinite(getattr(model, name)).all():
             raise ModelFileError(
-                f"{path}: {name} of the model is not finite; numbers are too large, or too small to divide by"
+                f"{path}: {name} of the model is not finite; numbers are too large, or too "
+                "small to divide by"
             )
     return model
