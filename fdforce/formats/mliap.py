@@ -14,7 +14,6 @@ A linear or quadratic model has the constant and the coefficients of each elemen
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -27,6 +26,7 @@ from fdforce.formats.snap import (
     as_float,
     baseline_comment,
     bispectrum_of,
+    checked_twojmax,
     equal_components,
     expected_coefficients,
     numbered_lines,
@@ -34,13 +34,14 @@ from fdforce.formats.snap import (
     pair_lines,
     prefix_of,
     read_baseline,
+    read_zbl,
     set_coefficients,
     symmetric_coefficients,
+    two_files,
     write_lines,
     zbl_of,
 )
 from fdforce.models import ElementalNetworks, LinearModel
-from fdforce.models.zbl import LammpsZBL
 
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "linear")
 """What ``model nn`` knows; it takes other names for linear without a word."""
@@ -109,12 +110,7 @@ def read_potential(path, *, units: str = "ev-angstrom"):
     ModelFileError
         A file is missing, damaged, or holds what is not supported.
     """
-    path = Path(path)
-    if units != "ev-angstrom":
-        raise ModelFileError(f"{path}: mliap potentials are read in eV and Å; leave --units out")
-    if not path.name.endswith(MODEL):
-        raise ModelFileError(f"{path}: name the {MODEL} file, the {DESCRIPTOR} file beside it")
-    beside = path.with_name(path.name.removesuffix(MODEL) + DESCRIPTOR)
+    path, beside = two_files(path, units, MODEL, DESCRIPTOR)
     descriptor, zbl = _read_descriptor(beside)
     lines = [(number, line.split("#")[0].split()) for number, line in numbered_lines(path)]
     lines = [(number, words) for number, words in lines if words]
@@ -131,11 +127,7 @@ def read_potential(path, *, units: str = "ev-angstrom"):
         model = _read_networks(path, lines[1:], descriptor, n_parameters)
     else:
         model = _read_linear(path, lines[1:], descriptor, n_parameters, beside)
-    if zbl is not None:
-        try:
-            model.baseline = LammpsZBL(descriptor.elements, zbl[1], zbl[0])
-        except ConfigError as error:
-            raise ModelFileError(f"{beside}: {error}") from None
+    model.baseline = read_zbl(descriptor.elements, zbl, beside)
     return model
 
 
@@ -228,8 +220,7 @@ def _read_descriptor(path):
         raise ModelFileError(
             f"{path}: needs rcutfac, twojmax, nelems, and elems, radelems and welems of that length"
         )
-    if settings["twojmax"] > 100:
-        raise ModelFileError(f"{path}: twojmax = {settings['twojmax']}: at most 100 is expected")
+    settings["twojmax"] = checked_twojmax(settings["twojmax"], path)
     try:
         return Bispectrum(elements, **settings), zbl
     except ConfigError as error:

@@ -44,8 +44,8 @@ def read_potential(path: Path, *, units: str = "ev-angstrom") -> ElementalNetwor
     path : path
         The folder, or its input.nn.
     units : str
-        "ev-angstrom" or "hartree-bohr" (ASE's constants, CODATA 2014): of the physical units of
-        input.nn, those before normalisation.
+        "ev-angstrom" or "hartree-bohr": of the physical units of input.nn, those before
+        normalisation.
 
     Raises
     ------

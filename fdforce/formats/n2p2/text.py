@@ -8,16 +8,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ase import units as ase_units
 from ase.data import atomic_numbers
 
 from fdforce.errors import ConfigError, FdforceError
+from fdforce.units import BOHR, HARTREE
 
-# ASE's constants (CODATA 2014): structures that ASE converts from Hartree and Bohr, and potentials
-# read here, then agree to the last digit. CODATA 2018 differs by 8e-9 in the Hartree.
 UNITS = {
     "ev-angstrom": (1.0, 1.0),
-    "hartree-bohr": (ase_units.Hartree, ase_units.Bohr),
+    "hartree-bohr": (HARTREE, BOHR),
 }
 """name -> energy (eV) and length (Å)."""
 
