@@ -106,7 +106,13 @@ def _size_of_forces(structures) -> dict[str, float] | None:
 
 def net_forces(structures: Structures) -> np.ndarray:
     """Return the norm of the sum of the forces, shape (n_structures,), eV/Å; NaN where absent."""
-    return np.linalg.norm(np.add.reduceat(structures.forces, structures.offsets[:-1]), axis=1)
+    net, bounds = np.empty(len(structures)), structures.offsets
+    for part in blocks(len(structures)):
+        forces = structures.forces[bounds[part.start] : bounds[part.stop]]
+        sums = np.add.reduceat(forces, bounds[part] - bounds[part.start])
+        net[part] = np.linalg.norm(sums, axis=1)
+        release(structures.forces)
+    return net
 
 
 def _shortest_distances(structures) -> tuple[dict[str, float], np.ndarray]:
