@@ -328,6 +328,15 @@ def test_compressed_files_are_unpacked_in_pieces(tmp_path, monkeypatch):
 # Validity
 
 
+def test_an_epoch_that_is_cut_short_leaves_nothing_in_memory(all_kinds, tmp_path, monkeypatch):
+    structures, _ = read_cached(all_kinds, tmp_path, log=silent)
+    data, released = data_set.DataSet(structures, None, None), []
+    monkeypatch.setattr(data_set.DataSet, "release", lambda self: released.append(self))
+    for _ in data.in_turn([np.arange(2)] * 3):
+        break
+    assert released == [data]
+
+
 @pytest.fixture
 def ethanol(tmp_path):
     return saved(tmp_path / "e.extxyz", read_file(example_files("ethanol")[1])[:12])
