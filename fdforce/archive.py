@@ -83,7 +83,8 @@ def write_archive(path, header: dict, arrays: dict) -> None:
         Anything JSON can hold.
     arrays : dict of str to ndarray
     """
-    text = np.frombuffer(json.dumps(header, indent=1).encode(), dtype=np.uint8)
+    # with indent, json makes a string of every item first: half a gigabyte for a million labels
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     write_file(path, lambda file: np.savez(file, header=text, **arrays))
 
 

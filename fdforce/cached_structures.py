@@ -16,8 +16,8 @@ from fdforce.structures import PER_ATOM, Structures
 FEW_ATOMS = 2 * BLOCK
 """A selection of fewer atoms is an ordinary `Structures` in memory."""
 
-SELECTED = 10_000
-"""Structures that are copied at a time."""
+SELECTED = 1000
+"""Structures that are copied at a time. Where they lie scattered, Linux maps 64 kB around each."""
 
 
 class Texts(Sequence):
@@ -84,23 +84,27 @@ class CachedStructures(Structures):
         """As `Structures.select`; a large selection lies in temporary files beside the cache."""
         indices = np.arange(len(self))[indices]
         counts = self.counts[indices]
-        if counts.sum() < FEW_ATOMS:
-            return super().select(indices)
-        if len(indices) == len(self) and (np.diff(indices) == 1).all():
+        few = counts.sum() < FEW_ATOMS
+        if not few and len(indices) == len(self) and (np.diff(indices) == 1).all():
             return self
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         chosen = {
             field.name: getattr(self, field.name)[indices]
-            for field in fields(self)
+            for field in fields(Structures if few else self)
             if field.name not in ("elements", "offsets", "folder", *PER_ATOM)
         }
+        release(*vars(self).values())
         for name in PER_ATOM:
             values = getattr(self, name)
-            chosen[name] = copy = new_array(values, (offsets[-1], *values.shape[1:]), values.dtype)
+            shape = offsets[-1], *values.shape[1:]
+            copy = np.empty(shape, values.dtype) if few else new_array(values, shape, values.dtype)
+            chosen[name] = copy
             for part in blocks(len(indices), SELECTED):
                 _, atoms = atoms_of(self.offsets, indices[part])
                 copy[offsets[part.start] : offsets[part.stop]] = values[atoms]
                 release(values, copy)
+        if few:
+            return Structures(elements=self.elements, offsets=offsets, **chosen)
         return CachedStructures(
             elements=self.elements, offsets=offsets, folder=self.folder, **chosen
         )

@@ -5,12 +5,15 @@ This is what a run keeps of its data sets (predictions.npz), so that a report ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
 from fdforce import archive
 from fdforce.errors import FdforceError
+from fdforce.evaluation import accumulate, parts_of, summarise
 from fdforce.mapped import converted
 
 FORMAT = "fdforce predictions"
@@ -24,6 +27,7 @@ _ARRAYS = (
     "predicted_forces", "stresses", "predicted_stresses",
 )  # fmt: skip
 _DEVIATIONS = ("energy_std", "forces_std")
+_TEXTS = ("labels", "config_types")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Comparison:
     forces, predicted_forces : ndarray, shape (N, 3), eV/Å
     stresses, predicted_stresses : ndarray, shape (S, 6), eV/Å^3
         xx yy zz yz xz xy. Labels are NaN where absent, here and above.
-    labels, config_types : list of str
+    labels, config_types : sequence of str
     extrapolating : list of dict or None
         The furthest atoms outside the range of the training set
         (`fdforce.feature_range.OutOfRange.describe`); None where nobody looked.
@@ -63,8 +67,8 @@ class Comparison:
     predicted_forces: np.ndarray
     stresses: np.ndarray
     predicted_stresses: np.ndarray
-    labels: list = field(default_factory=list)
-    config_types: list = field(default_factory=list)
+    labels: Sequence = ()
+    config_types: Sequence = ()
     extrapolating: list | None = None
     n_extrapolating: tuple = (0, 0)
     energy_std: np.ndarray | None = None
@@ -72,6 +76,11 @@ class Comparison:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """The atoms of structure s are ``offsets[s]:offsets[s + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
 
     @property
     def structure(self) -> np.ndarray:
@@ -125,8 +134,8 @@ def compare(model, structures, prediction, outside=None, members=None) -> Compar
         predicted_forces=prediction.forces,
         stresses=structures.stresses[:, *_VOIGT],
         predicted_stresses=prediction.stresses[:, *_VOIGT],
-        labels=list(structures.labels),
-        config_types=list(structures.config_types),
+        labels=structures.labels,
+        config_types=structures.config_types,
         extrapolating=extrapolating,
         n_extrapolating=n_extrapolating,
         energy_std=None if members is None else members.energy_std,
@@ -142,19 +151,29 @@ def errors_by_group(comparison: Comparison) -> dict[str, dict]:
     dict of str to dict
         Keys of `fdforce.evaluation.errors`.
     """
-    groups = np.array(comparison.config_types)
-    found = {}
-    for group in dict.fromkeys(comparison.config_types):
-        inside = groups == group
-        atoms = inside[comparison.structure]
-        found[group] = {
-            "n_structures": int(inside.sum()),
-            "n_atoms": int(atoms.sum()),
-            **_errors("energy", comparison.energy_errors[inside], comparison.energies[inside]),
-            **_errors("force", comparison.force_errors[atoms], comparison.forces[atoms]),
-            **_errors("stress", comparison.stress_errors[inside], comparison.stresses[inside]),
-        }
-    return found
+    sizes: dict[str, list[int]] = {}
+    sums: dict[str, dict] = {}
+    for of_structures, of_atoms in parts_of(comparison):
+        groups = np.array(comparison.config_types[of_structures])
+        energies = _errors(comparison, "energies", of_structures)
+        energies[0] /= comparison.counts[of_structures]
+        forces = _errors(comparison, "forces", of_atoms)
+        stresses = _errors(comparison, "stresses", of_structures)
+        for group in dict.fromkeys(groups.tolist()):
+            inside = groups == group
+            atoms = np.repeat(inside, comparison.counts[of_structures])
+            size = sizes.setdefault(group, [0, 0])
+            size[0] += int(inside.sum())
+            size[1] += int(atoms.sum())
+            accumulate(
+                sums.setdefault(group, {}),
+                {"energy": _sums(energies, inside), "force": _sums(forces, atoms),
+                 "stress": _sums(stresses, inside)},
+            )  # fmt: skip
+    return {
+        group: {"n_structures": size[0], "n_atoms": size[1], **summarise(sums[group])}
+        for group, size in sizes.items()
+    }
 
 
 def errors_by_element(comparison: Comparison) -> dict[str, dict]:
@@ -166,27 +185,36 @@ def errors_by_element(comparison: Comparison) -> dict[str, dict]:
         ``n_atoms``, ``force_rmse`` and ``force_mae`` (eV/Å), and ``force_rms``, the root mean
         square of the reference, which a model of zero forces would have for an error.
     """
+    n_atoms = np.zeros(len(comparison.elements), dtype=int)
+    sums: list[dict] = [{} for _ in comparison.elements]
+    for _, of_atoms in parts_of(comparison):
+        forces = _errors(comparison, "forces", of_atoms)
+        species = np.asarray(comparison.species[of_atoms])
+        for z in range(len(n_atoms)):
+            atoms = species == z
+            n_atoms[z] += atoms.sum()
+            labels = [forces[1], forces[1]]
+            accumulate(sums[z], {"force": _sums(forces, atoms), "label": _sums(labels, atoms)})
     found = {}
-    for z, element in enumerate(comparison.elements):
-        atoms = comparison.species == z
-        if atoms.any():
-            forces = comparison.forces[atoms]
-            found[element] = {
-                "n_atoms": int(atoms.sum()),
-                **_errors("force", comparison.force_errors[atoms], forces),
-                "force_rms": _errors("force", forces, forces)["force_rmse"],
-            }
+    for element, number, of_element in zip(comparison.elements, n_atoms, sums):
+        if number:
+            errors = summarise(of_element)
+            rms, _ = errors.pop("label_rmse"), errors.pop("label_mae")
+            found[element] = {"n_atoms": int(number), **errors, "force_rms": rms}
     return found
 
 
-def _errors(name, errors, labels) -> dict:
-    present = errors[~np.isnan(labels)].astype(np.float64)
-    if not present.size:
-        return {f"{name}_rmse": None, f"{name}_mae": None}
-    return {
-        f"{name}_rmse": float(np.sqrt(np.mean(present**2))),
-        f"{name}_mae": float(np.mean(np.abs(present))),
-    }
+def _errors(comparison, name, rows) -> list[np.ndarray]:
+    """Errors of some rows, and their labels."""
+    labels = np.asarray(getattr(comparison, name)[rows], dtype=np.float64)
+    return [getattr(comparison, f"predicted_{name}")[rows] - labels, labels]
+
+
+def _sums(errors_and_labels, inside) -> np.ndarray:
+    """Sums of squares and of absolutes of the rows that are labelled, and their number."""
+    errors, labels = (values[inside] for values in errors_and_labels)
+    present = errors[~np.isnan(labels)]
+    return np.array([np.sum(present**2), np.sum(np.abs(present)), present.size])
 
 
 def force_error_of_structures(comparison: Comparison) -> np.ndarray:
@@ -203,10 +231,12 @@ def write_predictions(path, comparisons: dict[str, Comparison]) -> None:
     """
     header, arrays = {"format": FORMAT, "version": VERSION, "parts": {}}, {}
     for part, comparison in comparisons.items():
-        header["parts"][part] = {
-            key: value for key, value in vars(comparison).items()
-            if key not in _ARRAYS + _DEVIATIONS
-        }  # fmt: skip
+        header["parts"][part] = of_part = {
+            field.name: getattr(comparison, field.name)
+            for field in fields(comparison)
+            if field.name not in _ARRAYS + _DEVIATIONS
+        }
+        of_part |= {name: list(of_part[name]) for name in _TEXTS}
         for name in _ARRAYS + _DEVIATIONS:
             values = getattr(comparison, name)
             if values is None:
@@ -231,7 +261,7 @@ def read_predictions(path) -> dict[str, Comparison]:
     try:
         return {
             part: Comparison(
-                **values,
+                **values | {name: tuple(values[name]) for name in _TEXTS},
                 **{name: arrays[f"{part}_{name}"] for name in _ARRAYS},
                 **{name: arrays.get(f"{part}_{name}") for name in _DEVIATIONS},
             )

@@ -28,7 +28,7 @@ from fdforce.mapped import GrowingFile, blocks, no_room, open_array, release
 from fdforce.neighbors import PairList, build_pairs
 from fdforce.structure_checks import check_distances, check_positions
 from fdforce.structure_files import CHUNK_ATOMS, chunks_of, iterate_file, named_files
-from fdforce.structures import is_isolated, note_isolated, pack, row_of
+from fdforce.structures import is_isolated, note_isolated, pack, read_structures, row_of
 
 VERSION = 1
 """To be raised when the format changes, or what is read from the same files."""
@@ -64,17 +64,18 @@ def read_cached(
     energy_key: str = "",
     forces_key: str = "",
     stress_key: str = "",
+    require_labels: bool = True,
     log: Callable = print,
 ) -> tuple[CachedStructures, dict[str, float]]:
-    """As `fdforce.structures.read_structures`, with labels required, through a cache.
+    """As `fdforce.structures.read_structures`, through a cache.
 
     Parameters
     ----------
     sources : path, or sequence of paths
     folder : path
         Of the cache; it may hold several sets.
-    elements, energy_key, forces_key, stress_key
-        As for `read_structures`.
+    elements, energy_key, forces_key, stress_key, require_labels
+        As for `read_structures`, but that labels are required.
     log : callable
         Takes a line of text: that files are packed, and why.
 
@@ -103,14 +104,34 @@ def read_cached(
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     home = Path(folder) / f"{Path(sources[0]).name.split('.')[0]}-{digest[:12]}"
     reason = _stale(home, settings)
+    if reason is None and require_labels and not _is_labelled(home):
+        reason = f"{home}: has no labels; "
     if reason is not None:
         log(f"{reason}packing {', '.join(n for n, _ in named_files(sources))} into {home}")
         with (
             _new_folder(home) as unfinished,
             contextlib.closing(_Packer(unfinished, settings)) as packer,
         ):
-            packer.pack()
+            packer.pack(require_labels)
     return open_cached(home)
+
+
+def read_set(sources, folder, *, require_labels: bool = True, log: Callable = print, **options):
+    """`read_cached` where a folder is named, else `fdforce.structures.read_structures`.
+
+    Parameters
+    ----------
+    sources : path, or sequence of paths
+    folder : path or None
+        Of the cache.
+    require_labels : bool
+    log : callable
+    **options
+        Of both.
+    """
+    if folder:
+        return read_cached(sources, folder, require_labels=require_labels, log=log, **options)
+    return read_structures(sources, require_labels=require_labels, **options)
 
 
 def open_cached(home: Path) -> tuple[CachedStructures, dict[str, float]]:
@@ -186,6 +207,11 @@ def _stale(home: Path, settings: dict) -> str | None:
         if sizes != sizes_before or _content(source) != content:
             return f"{source}: has changed; "
     return None
+
+
+def _is_labelled(home: Path) -> bool:
+    header = json.loads((home / "header.json").read_text(encoding="utf-8"))
+    return header.get("labelled", True)  # caches of old are
 
 
 def _shape(folder: Path, name: str) -> tuple[int, ...]:
@@ -289,7 +315,7 @@ class _Packer:
         self.present: set[str] = set()
         self.labelled = False
 
-    def pack(self) -> None:
+    def pack(self, require_labels: bool) -> None:
         """Read all sources; the header is written last."""
         sources = named_files(self.settings["sources"])
         where, contents = ", ".join(name for name, _ in sources), []
@@ -306,7 +332,7 @@ class _Packer:
         if not n_structures:
             besides = "besides isolated atoms" if self.present else "found"
             raise DataError(f"{where}: no structures {besides}")
-        if not self.labelled:
+        if require_labels and not self.labelled:
             nothing, keys = np.full(1, np.nan), [dict.fromkeys(self.present)]
             label_values.check_any_label(nothing, nothing, keys, where)
         for array in self.arrays.values():
@@ -317,6 +343,7 @@ class _Packer:
             "shapes": {name: [array.rows, *array.row] for name, array in self.arrays.items()},
             "elements": self._number_species(),
             "isolated": self.isolated,
+            "labelled": self.labelled,
             "texts": {name: list(table) for name, table in self.tables.items()},
         }
         _write_header(self.folder, header)

@@ -44,13 +44,15 @@ class DataSet:
             yield from batches
             return
         read = 0
-        for indices in batches:
-            yield indices
-            read += len(indices)
-            if read >= READ:
-                self.release()
-                read = 0
-        self.release()
+        try:
+            for indices in batches:
+                yield indices
+                read += len(indices)
+                if read >= READ:
+                    self.release()
+                    read = 0
+        finally:  # also where the time of a run is up within an epoch
+            self.release()
 
     def release(self) -> None:
         """Let go of the pages of arrays in files."""

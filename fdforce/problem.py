@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fdforce.config import Config, end_weight, keys_of, start_weight
-from fdforce.data_cache import read_cached
+from fdforce.data_cache import read_set
 from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, WeightedLoss, find_loss
@@ -18,7 +18,7 @@ from fdforce.mapped import blocks, release
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.reference_energies import fit_by_composition
-from fdforce.structures import Structures, read_structures, split_structures
+from fdforce.structures import Structures, split_structures
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def read_parts(config: Config, log: Callable = print) -> Parts:
     keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
 
     def read(sources, elements=None):
-        if data.cache:
-            return read_cached(sources, data.cache, elements=elements, log=log, **keys)
-        return read_structures(sources, elements=elements, require_labels=True, **keys)
+        return read_set(sources, data.cache, elements=elements, log=log, **keys)
 
     whole, isolated = read(data.train, model.elements or None)
     indices = {"train": np.arange(len(whole))}

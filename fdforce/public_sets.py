@@ -1,8 +1,6 @@
 """Known public data sets by name: where they are, how to tell that they arrived whole, whose work.
 
-Checksums are those that figshare publishes, read from public code that pins them; that of
-comp6-s66x8 is of a copy of the file. Where none is known, the number of structures is what can be
-checked; `PublicSet.checked_by` says which.
+They are listed in data/public_sets.toml. `PublicSet.checked_by` says how a download is checked.
 """
 
 from __future__ import annotations
@@ -13,9 +11,11 @@ import http.client
 import os
 import tarfile
 import tempfile
+import tomllib
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from fdforce import __version__
@@ -67,97 +67,20 @@ class PublicSet:
         return ", ".join(by) or "nothing: neither a checksum nor a number is known"
 
 
-def _md17(file: str, n_structures: int) -> PublicSet:
-    return PublicSet(
-        url=f"http://www.quantum-machine.org/gdml/data/npz/{file}",
-        file=file,
-        format="md17",
-        n_structures=n_structures,
-        reference="Chmiela et al., Sci. Adv. 3, e1603015 (2017)",
-        licence="not stated by the source",
+def _read_sets() -> dict[str, PublicSet]:
+    """The sets of data/public_sets.toml, each with what its family shares."""
+    families = tomllib.loads(
+        resources.files("fdforce").joinpath("data", "public_sets.toml").read_text("utf-8")
     )
+    found = {}
+    for shared in families.values():
+        sets = shared.pop("sets")
+        found |= {name: PublicSet(**shared, **own) for name, own in sets.items()}
+    return found
 
 
-def _rmd17(molecule: str, number: int, md5: str, n_structures: int = 100_000) -> PublicSet:
-    return PublicSet(
-        url=f"https://ndownloader.figshare.com/files/{number}",
-        file=f"rmd17_{molecule}.npz",
-        format="md17",
-        md5=md5,
-        n_structures=n_structures,
-        reference="Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)",
-        licence="CC0",
-    )
-
-
-def _iso17(file: str) -> PublicSet:
-    return PublicSet(
-        url="http://www.quantum-machine.org/datasets/iso17.tar.gz",
-        file=f"iso17_{file}",
-        format="ase-db",
-        member=f"iso17/{file}",
-        reference="Schütt et al., NeurIPS 30 (2017)",
-        licence="not stated by the source",
-    )
-
-
-SETS: dict[str, PublicSet] = {
-    "rmd17-aspirin": _rmd17("aspirin", 62265757, "17fd6fb69066888613f7e16b358a7553"),
-    "rmd17-azobenzene": _rmd17("azobenzene", 62265754, "be79df918468eb3579aa73a0becf7390", 99_988),
-    "rmd17-benzene": _rmd17("benzene", 62265739, "18c9242bc90fbf28215f6dd81e650f16"),
-    "rmd17-ethanol": _rmd17("ethanol", 62265733, "eb837fb8deb27d4e0d52f71a03aff776"),
-    "rmd17-malonaldehyde": _rmd17("malonaldehyde", 62265736, "cdc1d70c0c34062ddde6e5071eb6fe21"),
-    "rmd17-naphthalene": _rmd17("naphthalene", 62265751, "0efba19c9907e3852318b1e6008b3b9e"),
-    "rmd17-paracetamol": _rmd17("paracetamol", 62265760, "ba10784f7b67635427085f6d7ec2dd97"),
-    "rmd17-salicylic": _rmd17("salicylic", 62265748, "900fedf242da438400fa4293348d7dd1"),
-    "rmd17-toluene": _rmd17("toluene", 62265742, "0f2913d51f8149c90ab28d697a076f64"),
-    "rmd17-uracil": _rmd17("uracil", 62265745, "992a4479c28a07e0cce6da964805be31"),
-    "md17-aspirin": _md17("md17_aspirin.npz", 211_762),
-    "md17-azobenzene": _md17("azobenzene_dft.npz", 99_999),
-    "md17-benzene": _md17("md17_benzene2017.npz", 627_983),
-    "md17-ethanol": _md17("md17_ethanol.npz", 555_092),
-    "md17-malonaldehyde": _md17("md17_malonaldehyde.npz", 993_237),
-    "md17-naphthalene": _md17("md17_naphthalene.npz", 326_250),
-    "md17-paracetamol": _md17("paracetamol_dft.npz", 106_490),
-    "md17-salicylic": _md17("md17_salicylic.npz", 320_231),
-    "md17-toluene": _md17("md17_toluene.npz", 442_790),
-    "md17-uracil": _md17("md17_uracil.npz", 133_770),
-    "qm9": PublicSet(
-        url="https://ndownloader.figshare.com/files/3195389",
-        file="dsgdb9nsd.xyz.tar.bz2",
-        format="qm9",
-        size=86_144_227,
-        md5="ad1ebd51ee7f5b3a6e32e974e5d54012",
-        n_structures=133_885,
-        reference="Ramakrishnan et al., Sci. Data 1, 140022 (2014)",
-        licence="CC0",
-    ),
-    "ani1x": PublicSet(
-        url="https://ndownloader.figshare.com/files/18112775",
-        file="ani1x-release.h5",
-        format="ani",
-        size=5_590_846_027,
-        md5="98090dd6679106da861f52bed825ffb7",
-        sha256="fe0ba06198ee72cf1003deebab2652097f6ab518337784dc811fa7da0c3bf5ac",
-        reference="Smith et al., Sci. Data 7, 134 (2020)",
-        licence="CC0",
-    ),
-    "comp6-s66x8": PublicSet(
-        url="https://raw.githubusercontent.com/isayev/COMP6/master/COMP6v1/s66x8/s66x8_wb97x6-31gd.h5",
-        file="s66x8_wb97x6-31gd.h5",
-        format="ani",
-        size=2_297_079,
-        sha256="c4708b2659cc3608e231ce8d1810f8407011f94bf98739a5e427c8723b19c778",
-        n_structures=528,
-        reference="Smith et al., J. Chem. Phys. 148, 241733 (2018)",
-        licence="MIT",
-    ),
-    "iso17-reference": _iso17("reference.db"),
-    "iso17-reference-eq": _iso17("reference_eq.db"),
-    "iso17-test-within": _iso17("test_within.db"),
-    "iso17-test-other": _iso17("test_other.db"),
-    "iso17-test-eq": _iso17("test_eq.db"),
-}
+SETS = _read_sets()
+"""name -> set."""
 
 
 def find_set(name: str) -> PublicSet:

@@ -6,6 +6,7 @@ import numpy as np
 from ase.geometry import complete_cell
 
 from fdforce.errors import DataError
+from fdforce.mapped import release
 from fdforce.pair_search import search_pairs
 
 SMALLEST_DISTANCE = 0.3
@@ -117,3 +118,6 @@ def short_pairs(structures, cutoff: float):
             points, structures.cells[s], structures.periodic[s], cutoff, full_list=False
         )
         yield i, j, distance
+        if s % 1000 == 999:
+            release(structures.positions)
+    release(structures.positions)

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from ase import Atoms
 from ase.io import iread
-from ase.io.formats import UnknownFileTypeError
+from ase.io.formats import UnknownFileTypeError, filetype
 
 from fdforce.errors import DataError, FdforceError
 from fdforce.formats import recognised
@@ -21,6 +21,18 @@ from fdforce.formats import recognised
 Source = str | Path | Atoms | Sequence[str | Path | Atoms]
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+LEFT_TO_US = {
+    "runnerdata": "begins neither like n2p2's input.data (begin) nor like a data file of LAMMPS "
+    "(numbers of atoms and of atom types, box)",
+    "lammps-data": "does not begin like a data file of LAMMPS (numbers of atoms and of atom types, "
+    "box)",
+    "lammps-dump-text": "does not begin like a dump of LAMMPS (ITEM: TIMESTEP); unpack it if it is "
+    "compressed",
+    "lammps-dump-binary": "a binary dump of LAMMPS does not tell the elements; write it as text",
+}
+"""Formats that ASE reads in other units than `fdforce.formats`, or with elements made up from atom
+types: what `fdforce.formats` has not recognised is refused."""
 
 CHUNK_ATOMS = 20_000
 """Atoms of a large file that are worked on together."""
@@ -125,7 +137,10 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
         elif _is_compressed_xyz(path):
             yield from _compressed_xyz(path)
         else:
-            yield from iread(str(path), index=":", do_not_split_by_at_sign=True)
+            format = filetype(str(path))
+            if format in LEFT_TO_US:
+                raise DataError(f"{path}: {LEFT_TO_US[format]}")
+            yield from iread(str(path), index=":", format=format, do_not_split_by_at_sign=True)
     except FdforceError:
         raise
     except UnknownFileTypeError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
+from fdforce.mapped import blocks, new_array, release
 from fdforce.reference_energies import reference_energies
 from fdforce.splitting import find_duplicates
 from fdforce.structure_checks import short_pairs
@@ -49,7 +50,6 @@ def describe_structures(structures: Structures, isolated: dict[str, float]) -> d
     kinds = Counter("".join("FT"[int(p)] for p in row) for row in structures.periodic)
     distances, closest = _shortest_distances(structures)
     energy_per_atom = structures.energies / structures.counts
-    forces = structures.forces[np.isfinite(structures.forces)]
     net = net_forces(structures)
     return {
         "n_structures": len(structures),
@@ -68,9 +68,7 @@ def describe_structures(structures: Structures, isolated: dict[str, float]) -> d
         "n_trajectories": len(set(structures.trajectories) - {""}),
         "isolated": dict(isolated),
         "energy_per_atom": _range(energy_per_atom[structures.has_energy]),
-        "forces": None
-        if not forces.size
-        else {"rms": float(np.sqrt(np.mean(forces**2))), "max": float(np.abs(forces).max())},
+        "forces": _size_of_forces(structures),
         "net_force": None
         if np.isnan(net).all()
         else {"median": float(np.nanmedian(net)), "max": float(np.nanmax(net))},
@@ -94,9 +92,27 @@ def _densities(structures) -> np.ndarray:
     return GRAM_PER_CM3 * (structures.compositions @ mass)[bulk] / volumes[bulk]
 
 
+def _size_of_forces(structures) -> dict[str, float] | None:
+    squares, count, largest = 0.0, 0, 0.0
+    for atoms in blocks(structures.n_atoms):
+        forces = structures.forces[atoms]
+        forces = forces[np.isfinite(forces)]
+        squares += float(np.sum(forces**2))
+        count += forces.size
+        largest = max(largest, float(np.abs(forces).max(initial=0.0)))
+        release(structures.forces)
+    return {"rms": (squares / count) ** 0.5, "max": largest} if count else None
+
+
 def net_forces(structures: Structures) -> np.ndarray:
     """Return the norm of the sum of the forces, shape (n_structures,), eV/Å; NaN where absent."""
-    return np.linalg.norm(np.add.reduceat(structures.forces, structures.offsets[:-1]), axis=1)
+    net, bounds = np.empty(len(structures)), structures.offsets
+    for part in blocks(len(structures)):
+        forces = structures.forces[bounds[part.start] : bounds[part.stop]]
+        sums = np.add.reduceat(forces, bounds[part] - bounds[part.start])
+        net[part] = np.linalg.norm(sums, axis=1)
+        release(structures.forces)
+    return net
 
 
 def _shortest_distances(structures) -> tuple[dict[str, float], np.ndarray]:
@@ -160,10 +176,14 @@ def _copies(structures):
 
 
 def _large_forces(structures):
-    norms = np.linalg.norm(structures.forces, axis=1)
-    if np.isnan(norms).all():
+    size = _size_of_forces(structures)
+    if size is None:
         return
-    rms = np.sqrt(np.nanmean(norms**2))
+    rms = 3**0.5 * size["rms"]  # of vectors
+    norms = new_array(structures.forces, (structures.n_atoms,), np.float64)
+    for atoms in blocks(len(norms)):
+        norms[atoms] = np.linalg.norm(structures.forces[atoms], axis=1)
+        release(structures.forces, norms)
     largest = np.maximum.reduceat(norms, structures.offsets[:-1])
     for s in _where((largest > LARGE_FORCE) | (largest > OUTLYING_FORCE * rms)):
         yield s, f"a force of {largest[s]:.3g} eV/Å (rms of the set {rms:.3g})"

@@ -18,6 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from fdforce import labels as label_values
 from fdforce.errors import DataError
+from fdforce.mapped import release
 from fdforce.splitting import find_duplicates, split_structures
 from fdforce.structure_checks import check_distances, check_positions, completed_cell
 from fdforce.structure_files import Source, load_sources
@@ -117,7 +118,9 @@ class Structures:
     @property
     def has_forces(self) -> np.ndarray:
         """Which structures have forces, shape (S,), bool."""
-        return ~np.isnan(self.forces[self.offsets[:-1], 0])
+        found = ~np.isnan(self.forces[self.offsets[:-1], 0])
+        release(self.forces)
+        return found
 
     @property
     def has_stress(self) -> np.ndarray:

@@ -321,7 +321,22 @@ def test_wrong_counts_are_named(tmp_path):
     assert problem(8, "nan " + lines[8][4:].split(" ", 1)[1]).endswith("'nan' is not a number")
     assert problem(16, "11").startswith("line 17: number of features: 11, but the network has 12")
     assert problem(28, "0") == "line 29: energy scaling: 0, expected another number"
+    for letters in ("scaling in Å", "…", "à la carte"):  # with line ends of Latin-1 in UTF-8
+        path = tmp_path / "Ti.nn.ascii"
+        path.write_text("\n".join([*lines[:9], letters, *lines[10:]]), encoding="utf-8")
+        assert np.array_equal(read_network(path).mean, read_network(CASES[1] / "Ti.nn").mean)
     assert problem(31, "Zr") == "line 36: types: Zr, but the network is that of Ti"
+
+
+def test_numbers_that_are_finite_alone(tmp_path):
+    lines = (CASES[1] / "Ti.nn.ascii").read_text().split("\n")
+    lines[28] = "1e-320"
+    for element in read_network(CASES[1] / "Ti.nn").types:
+        content = (CASES[1] / f"{element}.nn.ascii").read_bytes()
+        (tmp_path / f"{element}.nn.ascii").write_bytes(content)
+    (tmp_path / "Ti.nn.ascii").write_text("\n".join(lines))
+    with pytest.raises(ModelFileError, match=r"nn\.ascii: \w+ of the model is not finite"):
+        AENET.read_potential(tmp_path)
 
 
 def test_numbers_of_fortran(tmp_path):

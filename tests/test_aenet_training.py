@@ -210,6 +210,15 @@ def test_cohesive_energies_need_no_others(folder):
         AENET.read_training(folder)
 
 
+def test_comments_in_utf8(folder):
+    """The second byte of Å is a line end of Latin-1."""
+    expected = AENET.read_training(folder).tables
+    for file in ("generate.in", "train.in", "Ti.stp"):
+        text = (folder / file).read_text()
+        (folder / file).write_text("! cutoffs in Å of one\n" + text, encoding="utf-8")
+    assert AENET.read_training(folder).tables == expected
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

@@ -73,6 +73,12 @@ def test_molecules_cohesive_energies_and_files_without_labels(tmp_path):
     assert len(read_file(tmp_path / "a.xsf")) == 1
 
 
+def test_comments_in_utf8(tmp_path):
+    """The second byte of Å is a line end of Latin-1."""
+    (tmp_path / "a.xsf").write_text("# 6 Å and more\n" + GOOD, encoding="utf-8")
+    assert read_file(tmp_path / "a.xsf")[0] == one(tmp_path, GOOD)
+
+
 def test_malformed_files_are_named(tmp_path):
     def wrong(old, new):
         return problem(tmp_path, GOOD.replace(old, new))

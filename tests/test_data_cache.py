@@ -17,6 +17,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from click.testing import CliRunner
 
 import fdforce
 from fdforce import (
@@ -32,7 +33,13 @@ from fdforce import (
 )
 from fdforce.cached_structures import CachedStructures, list_pairs
 from fdforce.checkpoint import load_checkpoint
-from fdforce.comparison import read_predictions
+from fdforce.cli import main
+from fdforce.comparison import (
+    Comparison,
+    errors_by_element,
+    errors_by_group,
+    read_predictions,
+)
 from fdforce.data_cache import read_cached
 from fdforce.data_set import residual_target
 from fdforce.errors import ConfigError, DataError, TrainingError
@@ -319,6 +326,15 @@ def test_compressed_files_are_unpacked_in_pieces(tmp_path, monkeypatch):
 
 
 # Validity
+
+
+def test_an_epoch_that_is_cut_short_leaves_nothing_in_memory(all_kinds, tmp_path, monkeypatch):
+    structures, _ = read_cached(all_kinds, tmp_path, log=silent)
+    data, released = data_set.DataSet(structures, None, None), []
+    monkeypatch.setattr(data_set.DataSet, "release", lambda self: released.append(self))
+    for _ in data.in_turn([np.arange(2)] * 3):
+        break
+    assert released == [data]
 
 
 @pytest.fixture
@@ -616,3 +632,72 @@ def test_predictions_in_parts_are_those_of_the_whole(training_file, tmp_path, mo
     assert found == pytest.approx({name: expected[name] for name in found}, rel=1e-10)
     for name, value in vars(whole.outside).items():
         np.testing.assert_allclose(getattr(parts.outside, name), value, rtol=1e-9, err_msg=name)
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def printed(*words):
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_commands_say_the_same_from_the_cache(training_file, tmp_path, tiny_blocks):
+    fdforce.fit(
+        train=[str(training_file)], valid=0.2, hidden=[3], epochs=1, out=tmp_path / "run",
+        log=silent,
+    )  # fmt: skip
+    model, cache = tmp_path / "run" / "model.npz", ["--cache", tmp_path / "cache"]
+    for words in (
+        ["info", training_file, "--json"],
+        ["info", "--features", model, training_file, "--json"],
+        ["evaluate", model, training_file, "--json"],
+        ["evaluate", model, training_file],
+    ):
+        assert printed(*words, *cache) == printed(*words)
+    # "packing ..." is no part of the output; as elements of the model are those of the set in
+    # another order or not at all, there are two sets in the cache
+    assert 1 <= len(list((tmp_path / "cache").iterdir())) <= 2
+
+
+def test_errors_in_parts_are_those_of_the_whole(training_file, monkeypatch):
+    """Of groups and elements; the sums differ by their order alone."""
+    structures, _ = read_structures(training_file)
+    rng = np.random.default_rng(0)
+    whole = Comparison(
+        elements=list(structures.elements), counts=structures.counts, species=structures.species,
+        energies=structures.energies, predicted_energies=rng.normal(size=len(structures)),
+        fixed_energies=np.zeros(len(structures)), forces=structures.forces,
+        predicted_forces=rng.normal(size=structures.forces.shape),
+        stresses=np.where(np.arange(len(structures))[:, None] == 1, np.nan, rng.normal(size=(6,))),
+        predicted_stresses=np.zeros((len(structures), 6)),
+        labels=structures.labels, config_types=[f"{k % 3}" for k in range(len(structures))],
+    )  # fmt: skip
+    for function in (errors_by_group, errors_by_element):
+        monkeypatch.setattr(evaluation, "BLOCK", mapped.BLOCK)
+        expected = function(whole)
+        monkeypatch.setattr(evaluation, "BLOCK", 30)
+        found = function(whole)
+        assert found.keys() == expected.keys()
+        assert len(found) > 1
+        for name, values in found.items():
+            assert values == pytest.approx(expected[name], rel=1e-13)
+    errors = whole.predicted_energies / whole.counts - structures.energies / structures.counts
+    found = errors_by_group(whole)["1"]
+    assert found["energy_mae"] == pytest.approx(np.mean(np.abs(errors[1::3])), rel=1e-13)
+    squares = whole.stresses[4::3] ** 2  # the first of them has none
+    assert found["stress_rmse"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-13)
+
+
+def test_a_cache_without_labels_is_for_info_alone(tmp_path):
+    frames = [SYSTEMS["three_species"]() for _ in range(2)]
+    for atoms in frames:
+        atoms.calc = None
+        atoms.rattle(0.1)
+    path = saved(tmp_path / "bare.extxyz", frames)
+    cache = ["--cache", tmp_path / "cache"]
+    assert json.loads(printed("info", path, "--json", *cache))["files"][0]["n_energy"] == 0
+    with pytest.raises(DataError, match="no structure has an energy or forces"):
+        read_cached(path, tmp_path / "cache", log=silent)
+    printed("info", path, *cache)

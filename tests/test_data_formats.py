@@ -159,6 +159,9 @@ def test_chunks_do_not_show(tmp_path, monkeypatch):
         ("neither species nor atomic_numbers", {"species": None}),
         ("no group of the HDF5 file has coordinates", {"coordinates": None}),
         ("structure 1: forces are NaN for some", {"forces": ONE_MISSING}),
+        ("forces has shape", {"forces": FORCES[..., None]}),
+        ("coordinates is no array of real numbers", {"coordinates": POSITIONS * (1 + 0j)}),
+        ("energies is no array of real numbers", {"energies": ENERGIES.astype("S8")}),
     ],
 )  # fmt: skip
 def test_damaged_ani_files_name_the_array(tmp_path, match, changes):
@@ -382,7 +385,9 @@ def test_qm9_single_in_a_folder_and_in_an_archive(tmp_path):
             "O\tO\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n",
             "",
         ),
-        ("line 2: zpve: 'inf' is not finite", "0.0215", "inf"),
+        ("line 2: zpve: 'inf' is not a number", "0.0215", "inf"),
+        ("line 2: zpve: 1e999 is too large", "0.0215", "1e999"),
+        ("line 2: zpve: '0_1' is not a number", "0.0215", "0_1"),
     ],
 )
 def test_damaged_qm9_files_name_the_line(tmp_path, match, old, new):
@@ -394,6 +399,13 @@ def test_damaged_qm9_files_name_the_line(tmp_path, match, old, new):
 def test_a_damaged_second_molecule_is_counted_in_lines(tmp_path):
     (tmp_path / "a.xyz").write_text(MOLECULE + MOLECULE.replace("gdb 7", "xxx 7"))
     fails("line 10: expected 'gdb'", tmp_path / "a.xyz")
+
+
+def test_blank_lines_between_molecules(tmp_path):
+    (tmp_path / "a.xyz").write_text(f"{MOLECULE}\n\n{MOLECULE}\n")
+    assert len(read_file(tmp_path / "a.xyz")) == 2
+    (tmp_path / "a.xyz").write_text(MOLECULE + "000000003" * 600 + MOLECULE[1:])
+    fails("line 9: number of atoms: '000000003", tmp_path / "a.xyz")
 
 
 @given(st.data())
@@ -569,6 +581,8 @@ def test_deepmd_mixed_type(tmp_path):
         ("energy.npy: expected an array of numbers", {"energy": np.array(["a"] * 7)}),
         ("energy.npy: not an array of NumPy", {"energy": np.array([None] * 7)}),
         ("structure 0: has atom types that type_map", {"real_atom_types": np.full((7, 3), 4)}),
+        ("0: real_atom_types are not whole", {"real_atom_types": np.full((7, 3), 0.5)}),
+        ("0: real_atom_types are not whole", {"real_atom_types": np.full((7, 3), np.nan)}),
     ],
 )  # fmt: skip
 def test_damaged_systems_name_the_file(tmp_path, match, changes):
@@ -579,6 +593,8 @@ def test_damaged_systems_name_the_file(tmp_path, match, changes):
     ("file", "content", "match"),
     [
         ("type.raw", "1 0 x", "type.raw: expected the type of every atom"),
+        ("type.raw", "1 0 -1", "type.raw: expected the type of every atom"),
+        ("type.raw", "1 0 1_0", "type.raw: expected the type of every atom"),
         ("type.raw", "1 0 2", "atom types that type_map.raw does not name"),
         ("type.raw", "", "type.raw: names no atoms"),
         ("type_map.raw", "H Oxygen", "'Oxygen' is not a chemical symbol"),

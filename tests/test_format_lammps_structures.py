@@ -1,5 +1,6 @@
 """LAMMPS' dumps and data files as structures."""
 
+import gzip
 import re
 
 import numpy as np
@@ -118,12 +119,38 @@ def test_dump(tmp_path):
         (("pp pp ff", "pp"), "the boundaries of three directions"),
         (("ITEM: ATOMS id element xs ys zs\n1 W 0.5 0.25 0\n", ""), "last frame ends too early"),
         (("NUMBER OF ATOMS\n1\n", "NUMBER OF ATOMS\n2\n"), "5 columns are expected, 0 found"),
+        (("pp pp ff", "pp pp nan"), "line 11: the boundaries of three directions"),
+        (("fx fy fz", "fx q fz"), "line 14: columns fx fy fz are expected together"),
+        (("id type element xu", "id xu element xu"), "line 11: a column is there twice"),
+        (("2 Ta 5.5", "2 Ta 5_5"), "lines 12 to 14: xu is 5_5; a finite number"),
+        (("-2.0000000000000000e+00", "-2_0"), "line 9: '-2_0' is not a number"),
+        (("NUMBER OF ATOMS\n3", "NUMBER OF ATOMS\n" + "3" * 5000), "line 6: '3333.*a whole number"),
+        (("ITEM: UNITS\nmetal\nITEM: TIMESTEP", "TIMESTEP"), "does not begin like a dump"),
     ],
 )  # fmt: skip
 def test_damaged_dumps(tmp_path, change, message):
     assert change[0] in DUMP
     with pytest.raises(DataError, match=message):
         read_file(write(tmp_path, DUMP.replace(*change, 1)))
+
+
+def test_blank_lines_and_letters_between_frames(tmp_path):
+    text = DUMP.replace("ITEM: TIMESTEP\n10", "\n\nITEM: TIMESTEP\n10")
+    assert len(read_file(write(tmp_path, text))) == 2
+    path = tmp_path / "a.dump"
+    path.write_bytes(
+        DUMP.replace(" ff\n", " ff \n").replace("Ta 9.1", "\xc5 9.1").encode("latin-1")
+    )
+    with pytest.raises(DataError, match="is no element"):
+        read_file(path)
+
+
+def test_compressed_dumps_are_not_guessed_at(tmp_path):
+    """ASE would take the atom types for atomic numbers."""
+    with gzip.open(tmp_path / "a.dump.gz", "wt") as file:
+        file.write(DUMP.replace("type element", "type q"))
+    with pytest.raises(DataError, match=r"does not begin like a dump .*; unpack it"):
+        read_file(tmp_path / "a.dump.gz")
 
 
 def test_data_file(tmp_path):
@@ -162,6 +189,13 @@ def test_elements_of_data_files(tmp_path, changes, symbols):
         (("Atoms # atomic", "Atoms # charge"), "line 23: atom style charge has 6 columns"),
         (("3 atoms", "4 atoms"), "4 atoms are announced, 3 lines follow"),
         (("3 2 5.5", "3 2 five"), "not a LAMMPS data file"),
+        (("3 2 5.5", "3 2 5_5"), "line 24: '5_5' is not a number"),
+        (("3 2 5.5", "3 2 nan"), "line 24: 'nan' is not a number"),
+        (("1 7.6 xlo", "1 1e999 xlo"), "line 6: 1e999 is too large"),
+        (("ylo yhi", "ylo yhj"), "the box has no ylo yhi"),
+        (("xy xz yz", "xy xz zy"), "line 9: '0.4 -0.3 0.5 xy xz zy' is not known"),
+        (("1 183.84", "² 183.84"), "line 13: an atom type and a mass are expected"),
+        (("3 atoms", "33" * 3000 + " atoms"), "33333 atoms are announced, 3 lines follow"),
         (("3 2 5.5", "3 9 5.5"), "not a LAMMPS data file"),
     ],
 )

@@ -287,6 +287,12 @@ WRONG = [
      r"line 7: .*: the output of O differs from that of global_activation_short"),
     (replaced("scale_min_short -0.5", "element_activation_short O 1 2 t"),
      r"line 7: element_activation_short of single nodes"),
+    (replaced("scale_symmetry_functions\n", "scale_symmetry_function\n"),
+     r"line 6: scale_symmetry_function: is scale_symmetry_functions meant\? Else leave it out"),
+    (replaced("scale_min_short -0.5", "conv_energy 1e-320\nmean_energy 0\nconv_length 1"),
+     r"p: scale of the model is not finite"),
+    (replaced("H 2 O 0.3", "H 2 O 1_0"), r"line 11: .*eta = '1_0' is not a number"),
+    (replaced("H 2 O 0.3", f"H {'2' * 5000} O 0.3"), r"line 11: symfunction_short: function"),
     (scaled("0.1 0.9 0.4", "0.1 0.1 0.4"), r"scaling.data, line 2: min equals max, by which n2p2"),
     (scaled("0.4 0.2\n", "0.4 0.2 7\n"), r"scaling.data, line 2: 7 values instead of 6"),
     (scaled("2 1 0.01 0.5 0.2 0.1\n", ""), r"ends after 2 functions; input.nn has 3 .*\(2 \+ 1\)"),
@@ -317,6 +323,18 @@ def test_missing_files(tmp_path, name):
     (folder / name).unlink()
     with pytest.raises(ModelFileError, match=f"{name}: no such file"):
         n2p2.read_potential(folder)
+    (folder / name).mkdir()
+    with pytest.raises(ModelFileError, match=f"{name}: cannot be read"):
+        n2p2.read_potential(folder)
+
+
+def test_places_of_weights_that_are_no_numbers_are_not_read(tmp_path):
+    """Beyond the first column n2p2 reads nothing, so what is no place there says nothing."""
+    folder = small_folder(tmp_path / "p")
+    expected = n2p2.read_potential(folder)
+    path = folder / "weights.008.data"
+    path.write_text(path.read_text().replace("a 0 0 1 1 1", f"a 0 {'9' * 5000} ² 1 1", 1))
+    assert np.array_equal(n2p2.read_potential(folder).theta, expected.theta)
 
 
 DAMAGE = st.lists(

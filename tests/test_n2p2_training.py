@@ -10,13 +10,13 @@ from fdforce.errors import ConfigError, DataError, ModelFileError
 from fdforce.formats import TRAINING, find_module, recognised_training
 from fdforce.formats.n2p2.settings import KNOWN, MODEL, SCALING, UNUSED
 from fdforce.formats.n2p2.settings import TRAINING as USED
-from fdforce.formats.n2p2.text import UNITS
+from fdforce.model_file import load_model
+from fdforce.units import BOHR, HARTREE
 from tests.test_cli import run, succeed
 from tests.test_n2p2_potential import energy_and_forces, small_folder
 
 pytestmark = pytest.mark.usefixtures("empty_figures")
 n2p2 = find_module(TRAINING, "n2p2")
-HARTREE, BOHR = UNITS["hartree-bohr"]
 
 INPUT = """\
 number_of_elements 2
@@ -264,6 +264,9 @@ def test_units_are_for_training_directories(tmp_path):
 def test_import_and_export(tmp_path):
     folder = small_folder(tmp_path / "p")
     succeed("import", "n2p2", folder, "--units", "hartree-bohr", "-o", tmp_path / "m.npz")
+    succeed("import", "n2p2", f"{folder}#units=hartree-bohr", "-o", tmp_path / "same.npz")
+    models = [load_model(tmp_path / name) for name in ("m.npz", "same.npz")]
+    assert models[0].scale == models[1].scale == HARTREE
     said = succeed("export", tmp_path / "m.npz", "n2p2", tmp_path / "back")
     assert "pair_coeff * * H O" in said
     atoms = Atoms("OHH", [[0, 0, 0], [1, 0, 0], [0, 1, 0.2]])

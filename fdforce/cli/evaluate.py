@@ -8,8 +8,10 @@ from fdforce.cli.messages import (
     error_table,
     extrapolation_table,
     print_json,
+    to_stderr,
 )
 from fdforce.cli.options import (
+    cache_option,
     command,
     data_argument,
     device_option,
@@ -33,10 +35,9 @@ SHOWN = 10
 @device_option
 @precision_option
 @threads_option
+@cache_option
 @key_options
-def evaluate(
-    model, data, as_json, plot, device, precision, threads, energy_key, forces_key, stress_key
-):
+def evaluate(model, data, as_json, plot, device, precision, threads, cache, **keys):
     """Errors of MODEL (a model.npz) on labelled structures.
 
     Prints root-mean-square and mean absolute errors of the energies (per atom), the force
@@ -55,18 +56,15 @@ def evaluate(
     from fdforce.assessment import assess
     from fdforce.calibration import member_range
     from fdforce.comparison import errors_by_element, errors_by_group
+    from fdforce.data_cache import read_set
     from fdforce.model_file import load_model
-    from fdforce.structures import read_structures
 
     if plot:
         from fdforce.report.plots import check_plot_file
 
         check_plot_file(plot)
     model = load_model(model, precision=precision)
-    structures, _ = read_structures(
-        data, elements=model.elements, require_labels=True,
-        energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
-    )  # fmt: skip
+    structures, _ = read_set(data, cache, elements=model.elements, log=to_stderr, **keys)
     assessed = assess(model, structures, threads=threads, device=device)
     found, comparison, outside = assessed.errors(), assessed.compare(), assessed.outside
     by_group, by_element = errors_by_group(comparison), errors_by_element(comparison)

@@ -79,7 +79,8 @@ from fdforce.examples import EXAMPLES
 @click.option(
     "--units",
     type=click.Choice(UNITS),
-    help="Of a training directory that does not say (n2p2); ev-angstrom by default.",
+    help="Of a training directory that does not say (n2p2); ev-angstrom by default. As in every "
+    "command, #units=hartree-bohr behind its name says the same.",
 )
 @set_option
 @click.option(

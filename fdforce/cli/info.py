@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from fdforce.cli.messages import print_json
-from fdforce.cli.options import command, json_option, key_options
+from fdforce.cli.messages import print_json, to_stderr
+from fdforce.cli.options import cache_option, command, json_option, key_options
 
 SHOWN = 10
 """Suspicious structures that are listed; of more there is only the number."""
@@ -24,8 +24,9 @@ SAMPLE = 64
     is_flag=True,
     help="Show dead, constant and duplicate features of MODEL's descriptor on the DATA files.",
 )
+@cache_option
 @key_options
-def info(files, as_json, devices, features, **keys):
+def info(files, as_json, devices, features, **reading):
     """Describe data files, models (model.npz) and checkpoints.
 
     Of data: counts, elements, ranges of energies (eV/atom) and forces (eV/Å), shortest distances
@@ -42,9 +43,9 @@ def info(files, as_json, devices, features, **keys):
     if not files and not devices:
         raise click.UsageError("give a data file, a model or --devices")
     if features:
-        _show_features(files, as_json, keys)
+        _show_features(files, as_json, reading)
         return
-    found = [_describe(path, keys) for path in files]
+    found = [_describe(path, reading) for path in files]
     if as_json:
         values = {"files": found} if files else {}
         print_json({**values, "devices": _devices()} if devices else values)
@@ -58,17 +59,22 @@ def info(files, as_json, devices, features, **keys):
         _print_pairs(_devices())
 
 
-def _show_features(files, as_json, keys):
+def _read(sources, cache, **options):
+    from fdforce.data_cache import read_set
+
+    return read_set(sources, cache, require_labels=False, log=to_stderr, **options)
+
+
+def _show_features(files, as_json, reading):
     from fdforce.feature_report import describe_features
     from fdforce.model_file import load_model
-    from fdforce.structures import read_structures
 
     models = [path for path in files if path.endswith(".npz")]
     data = [path for path in files if not path.endswith(".npz")]
     if len(models) != 1 or not data:
         raise click.UsageError("--features takes one model.npz and data files")
     model = load_model(models[0])
-    structures, _ = read_structures(data, elements=model.elements, **keys)
+    structures, _ = _read(data, elements=model.elements, **reading)
     reports = [r.as_dict() for r in describe_features(model.descriptor, structures)]
     if as_json:
         print_json({"features": reports})
@@ -85,9 +91,9 @@ def _show_features(files, as_json, keys):
             click.echo(f"  duplicate  {second} repeats {first}")
 
 
-def _describe(path, keys):
+def _describe(path, reading):
     if not path.endswith(".npz") or _is_data(path):
-        return {"file": path, "kind": "data", **_describe_data(path, keys)}
+        return {"file": path, "kind": "data", **_describe_data(path, reading)}
     header = _header(path)
     kind = header["format"].removeprefix("fdforce ")
     header["family"] = header.pop("kind", None)  # of the model; here kind is that of the file
@@ -117,14 +123,14 @@ def _header(path):
     return {**header, "n_parameters": load_model(path).theta.shape[-1]}
 
 
-def _describe_data(path, keys):
+def _describe_data(path, reading):
     import numpy as np
 
     from fdforce.config import default_config
     from fdforce.neighbors import build_pairs
-    from fdforce.structures import describe_structures, read_structures
+    from fdforce.structures import describe_structures
 
-    structures, isolated = read_structures(path, **keys)
+    structures, isolated = _read(path, **reading)
     cutoff = default_config().model.cutoff
     number = min(SAMPLE, len(structures))
     some = structures.select(np.linspace(0, len(structures) - 1, number).round().astype(int))

@@ -62,6 +62,11 @@ def describe(problem: BaseException) -> str:
     )
 
 
+def to_stderr(line: str) -> None:
+    """A line that is no part of the output."""
+    click.echo(line, err=True)
+
+
 def print_json(values) -> None:
     """Print one JSON object; numbers that are not finite become null."""
     click.echo(json.dumps(_finite(values), indent=1, ensure_ascii=False))

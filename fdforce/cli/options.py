@@ -53,6 +53,13 @@ set_option = click.option(
 )
 
 
+cache_option = click.option(
+    "--cache",
+    metavar="FOLDER",
+    help="Pack the data here, for sets larger than memory (as data.cache of a fit).",
+)
+
+
 device_option = click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

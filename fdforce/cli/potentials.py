@@ -19,7 +19,8 @@ format_argument = click.argument("name", metavar="FORMAT", type=click.Choice(lis
     "--units",
     type=click.Choice(UNITS),
     default=UNITS[0],
-    help="Of files that do not say (n2p2); ev-angstrom by default.",
+    help="Of files that do not say (n2p2); ev-angstrom by default. As in every command, "
+    "#units=hartree-bohr behind PATH says the same.",
 )
 def import_potential(name, path, output, units):
     """Read another program's potential and write it as a model file, in eV and Å.
@@ -29,12 +30,14 @@ def import_potential(name, path, output, units):
       fdforce import n2p2 potential/ --units hartree-bohr -o model.npz
     """
     from fdforce.formats import find_module
+    from fdforce.formats.n2p2.text import split_path
     from fdforce.model_file import save_model
 
-    if not path.exists():
-        raise FdforceError(f"{path}: no such file or folder")
+    plain, _ = split_path(path)
+    if not plain.exists():
+        raise FdforceError(f"{plain}: no such file or folder")
     model = find_module(POTENTIALS, name).read_potential(path, units=units)
-    save_model(output, model, imported={"format": name, "path": path.name})
+    save_model(output, model, imported={"format": name, "path": plain.name})
     click.echo(f"{output}: {' '.join(model.elements)}, {len(model.theta)} parameters")
 
 

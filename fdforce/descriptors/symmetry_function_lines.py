@@ -140,13 +140,13 @@ def _from_dict(function):
 
 
 def _form_of(word):
-    if word in FORMS:
-        return word
-    return int(word) if word.isdecimal() and int(word) in FORMS else None
+    return {str(form): form for form in FORMS}.get(word)
 
 
 def _number(value, name, line):
     try:
+        if "_" in str(value):  # which float takes for a separator of digits
+            raise ValueError
         return float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"function {line!r}: {name} = {value!r} is not a number") from None

@@ -102,7 +102,7 @@ def _conformers(group, where: str) -> Iterator[Atoms]:
         kinds = {"energy": ("energies", 1.0), "forces": ("forces", -1.0)}
     else:
         raise DataError(f"{where}: has coordinates, but neither species nor atomic_numbers")
-    shape = group["coordinates"].shape
+    shape = _numbers(group, "coordinates", where).shape
     if len(shape) != 3 or shape[1:] != (len(numbers), 3):
         raise DataError(f"{where}/coordinates has shape {shape}; expected (M, {len(numbers)}, 3)")
     columns = {
@@ -124,10 +124,18 @@ def _conformers(group, where: str) -> Iterator[Atoms]:
 def _column(group, source, shape, where):
     """A data set of the group; DataError unless it has a row for each structure."""
     expected = shape if source.endswith("forces") else shape[:1]
-    found = group[source].shape
-    if found not in (expected, (*expected, 1)):
+    found = _numbers(group, source, where).shape
+    if found != expected and (source.endswith("forces") or found != (*expected, 1)):
         raise DataError(f"{where}/{source} has shape {found}; expected {expected}")
     return group[source]
+
+
+def _numbers(group, name, where):
+    """A data set of real numbers."""
+    kind = getattr(getattr(group[name], "dtype", None), "kind", None)
+    if kind is None or kind not in "iuf":
+        raise DataError(f"{where}/{name} is no array of real numbers")
+    return group[name]
 
 
 def _check_sign(positions, values: dict, where: str) -> None:

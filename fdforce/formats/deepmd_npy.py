@@ -21,6 +21,7 @@ from ase.data import atomic_numbers
 
 from fdforce.errors import DataError, FdforceError
 from fdforce.formats.labelled import labelled
+from fdforce.formats.numbers import to_integer
 
 SET_SIZE = 1000
 """Structures in a set.* that is written ..."""
@@ -70,8 +71,8 @@ def _element_names(system: Path) -> list[str]:
 def _atom_types(file: Path) -> np.ndarray:
     words = file.read_text(encoding="utf-8", errors="replace").split()
     try:
-        types = np.array([int(word) for word in words], dtype=int)
-    except (ValueError, OverflowError):
+        types = np.array([to_integer(word) for word in words], dtype=int)
+    except ValueError:
         raise DataError(f"{file}: expected the type of every atom, an integer") from None
     if not len(types):
         raise DataError(f"{file}: names no atoms")
@@ -89,9 +90,13 @@ def _of_set(folder, symbols, types, periodic) -> Iterator[Atoms]:
     mixed = _array(folder / "real_atom_types.npy", n, n_atoms, required=False)
     for k in range(n):
         where = f"{folder}, structure {k}"
-        of_structure = types if mixed is None else np.asarray(mixed[k], dtype=int)
+        of_structure = types if mixed is None else np.ravel(mixed[k])
+        if mixed is not None and (of_structure % 1 != 0).any():
+            raise DataError(f"{where}: real_atom_types are not whole numbers")
+        of_structure = of_structure.astype(int)
         real = of_structure >= 0 if mixed is not None else np.ones(n_atoms, dtype=bool)
-        if not real.any() or of_structure[real].max() >= len(symbols) or of_structure.min() < -1:
+        named = (-1 if mixed is not None else 0) <= of_structure.min()
+        if not (named and real.any() and of_structure.max() < len(symbols)):
             raise DataError(f"{where}: has atom types that type_map.raw does not name")
         atoms = Atoms(
             [symbols[t] for t in of_structure[real]],

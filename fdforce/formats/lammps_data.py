@@ -7,6 +7,7 @@ not say.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from ase.io.lammpsdata import read_lammps_data
 
 from fdforce.errors import DataError
+from fdforce.formats.numbers import to_number
 
 MASS_TOLERANCE = 1e-3
 """Relative: masses of neighbouring elements that occur in models differ by 2e-3 and more, and the
@@ -52,10 +54,8 @@ def read_structures(path: Path) -> Iterator[Atoms]:
     DataError
         The file is damaged, in other units than metal, or does not tell elements or atom style.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file") from None
+    # comments may have any encoding
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     units = _UNITS.search(lines[0])
     if units and units[1] != "metal":
         raise DataError(f"{path}, line 1: units {units[1]}; files in units metal can be read")
@@ -65,11 +65,13 @@ def read_structures(path: Path) -> Iterator[Atoms]:
             raise DataError(f"{path}: there is no section {name}")
     numbers = _elements(path, sections)
     style, rows = _style(path, sections)
-    count = int(_COUNT.search("\n".join(lines[:100]))[1])
-    if len(rows) != count:
-        raise DataError(f"{path}: {count} atoms are announced, {len(rows)} lines follow Atoms")
+    count = _COUNT.search("\n".join(lines))[1]
+    if count.lstrip("0") != str(len(rows)):
+        raise DataError(f"{path}: {count:.40} atoms are announced, {len(rows)} lines follow Atoms")
+    _check_numbers(path, _box(path, sections) + rows)
     try:
-        atoms = read_lammps_data(str(path), Z_of_type=numbers, units="metal", atom_style=style)
+        text = io.StringIO("\n".join(lines))
+        atoms = read_lammps_data(text, Z_of_type=numbers, units="metal", atom_style=style)
     # ASE's reader raises whatever the parsing happened to trip over
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -79,17 +81,42 @@ def read_structures(path: Path) -> Iterator[Atoms]:
 
 
 def _sections(lines):
-    """Name -> (comment, [(line number, words, comment)])."""
-    sections, current = {}, None
+    """Name -> (comment, [(line number, words, comment)]); "" is the head."""
+    sections, current = {"": ("", [])}, ""
     names = re.compile(r"^(Atoms|Masses|Atom Type Labels|[A-Z][A-Za-z0-9 ]*)$")
     for number, line in enumerate(lines[1:], 2):
         text, _, comment = line.partition("#")
         if names.match(text.strip()):
             current = text.strip()
             sections[current] = comment.strip(), []
-        elif current and text.strip():
+        elif text.strip():
             sections[current][1].append((number, text.split(), comment.strip()))
     return sections
+
+
+def _box(path, sections):
+    """Lines of the head that give the box."""
+    head = [row for row in sections[""][1] if len(row[1]) > 3]
+    names = {" ".join(words[2:]) for _, words, _ in head} | {words[3] for _, words, _ in head}
+    for wanted in ({"xlo xhi", "ylo yhi", "zlo zhi"}, {"avec", "bvec", "cvec"}):
+        if wanted & names and not wanted <= names:
+            raise DataError(f"{path}: the box has no {min(wanted - names)}")
+    for number, words, _ in head:
+        if len(words) == 6 and words[3:] != ["xy", "xz", "yz"]:
+            raise DataError(f"{path}, line {number}: {' '.join(words)!r:.60} is not known")
+    return head
+
+
+def _check_numbers(path, rows):
+    """That words which begin like numbers are finite ones."""
+    for number, words, _ in rows:
+        for word in words:
+            if word[0].isalpha() and word.lower() not in ("nan", "inf", "infinity"):
+                continue  # a label of a type, or what the numbers of the head are
+            try:
+                to_number(word)
+            except ValueError as problem:
+                raise DataError(f"{path}, line {number}: {problem}") from None
 
 
 def _elements(path, sections):
@@ -102,11 +129,11 @@ def _elements(path, sections):
     }
     found = {}
     for name, label in labels.items():
-        if name.isdigit() and label in known:
+        if name.isdecimal() and label in known:
             found[int(name)] = atomic_numbers[label]
     for number, words, comment in sections.get("Masses", ("", []))[1]:
         kind = next((key for key, label in labels.items() if label == words[0]), words[0])
-        if not kind.isdigit() or len(words) != 2:
+        if not (kind.isascii() and kind.isdecimal() and len(kind) < 10) or len(words) != 2:
             raise DataError(f"{path}, line {number}: an atom type and a mass are expected")
         if int(kind) in found:
             continue
@@ -120,7 +147,7 @@ def _elements(path, sections):
 def _of_mass(path, number, words):
     """The only element of a mass."""
     try:
-        mass = float(words[1])
+        mass = to_number(words[1])
     except ValueError:
         mass = float("nan")
     near = [

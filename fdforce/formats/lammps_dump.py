@@ -7,6 +7,7 @@ say what they are. Columns ``fx fy fz`` become forces. Atoms are sorted by ``id`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
 from fdforce.errors import DataError
+from fdforce.formats.numbers import to_number
 
 _COORDINATES = (
     (("x", "y", "z"), False), (("xu", "yu", "zu"), False),
     (("xs", "ys", "zs"), True), (("xsu", "ysu", "zsu"), True),
 )  # fmt: skip
+
+_BOUNDARY = re.compile("[pfsm]{2}")
 
 
 def recognises(path: Path) -> bool:
@@ -46,7 +50,7 @@ def read_structures(path: Path) -> Iterator[Atoms]:
     DataError
         The file is damaged, in other units than metal, or does not tell the elements.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         yield from _Frames(path, file)
 
 
@@ -59,7 +63,9 @@ class _Frames:
 
     def __iter__(self):
         items = {}
-        while line := self._line():
+        while (line := self._line()) is not None:
+            if not line:
+                continue
             if not line.startswith("ITEM:"):
                 raise self._error("a line that begins with ITEM: is expected")
             name = line[5:].strip()
@@ -84,26 +90,20 @@ class _Frames:
             raise self._error("the last frame ends too early")
 
     def _line(self):
-        """The next line without its end, "" at the end of the file."""
-        try:
-            line = self.file.readline()
-        except UnicodeDecodeError:
-            raise self._error("is not text") from None
+        """The next line without its end, None at the end of the file."""
         self.number += 1
-        return line.strip()
+        line = self.file.readline()
+        return line.strip() if line else None
 
     def _numbers(self):
         try:
-            numbers = [float(word) for word in self._line().split()]
-        except ValueError:
-            raise self._error("numbers are expected") from None
-        if not np.isfinite(numbers).all():
-            raise self._error("finite numbers are expected")
-        return numbers
+            return [to_number(word) for word in (self._line() or "").split()]
+        except ValueError as problem:
+            raise self._error(f"{problem}") from None
 
     def _count(self):
-        word = self._line()
-        if not (word.isascii() and word.isdigit()):
+        word = self._line() or ""
+        if not (word.isascii() and word.isdigit() and len(word) < 19):
             raise self._error(f"{word!r:.40}: a whole number is expected")
         return int(word)
 
@@ -116,9 +116,11 @@ class _Frames:
                 "the dump does not tell the elements of the atom types; write it with the column "
                 "element and, for example, dump_modify ID element Ta W"
             )
+        if len(set(columns)) < len(columns):
+            raise self._error("a column is there twice")
         rows = []
         for _ in range(items["NUMBER OF ATOMS"]):
-            rows.append(self._line().split())
+            rows.append((self._line() or "").split())
             if len(rows[-1]) != len(columns):
                 raise self._error(f"{len(columns)} columns are expected, {len(rows[-1])} found")
         table = dict(zip(columns, zip(*rows))) if rows else dict.fromkeys(columns, ())
@@ -140,7 +142,10 @@ class _Frames:
         positions = positions @ cell if scaled else positions - origin
         atoms = Atoms(list(table["element"]), positions=positions, cell=cell, pbc=periodic)
         atoms.info["timestep"] = items["TIMESTEP"]
-        if {"fx", "fy", "fz"} <= set(columns):
+        forces = {"fx", "fy", "fz"} & set(columns)
+        if forces and len(forces) < 3:
+            raise self._error("columns fx fy fz are expected together")
+        if forces:
             forces = self._columns(table, ("fx", "fy", "fz"), first)
             atoms.calc = SinglePointCalculator(atoms, forces=forces)
         return atoms
@@ -152,7 +157,8 @@ class _Frames:
         values = np.empty(len(table[name]))
         for k, word in enumerate(table[name]):
             try:
-                values[k] = float(word)
+                # to_number would take most of the time
+                values[k] = float(word) if word.isascii() and "_" not in word else np.nan
             except ValueError:
                 values[k] = np.nan
         if not np.isfinite(values).all():
@@ -185,7 +191,7 @@ class _Frames:
             edges = high - low
             cell = np.array([[edges[0], 0, 0], [xy, edges[1], 0], [xz, yz, edges[2]]])
             origin = low
-        if len(words) != 3:
+        if len(words) != 3 or not all(_BOUNDARY.fullmatch(word) for word in words):
             raise self._error("the boundaries of three directions are expected, such as pp pp pp")
         return cell, origin, [word == "pp" for word in words]
 

@@ -14,9 +14,9 @@ A linear or quadratic model has the constant and the coefficients of each elemen
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from fdforce.descriptors.bispectrum import FLAGS, Bispectrum
 from fdforce.descriptors.quadratic import Quadratic
@@ -26,6 +26,7 @@ from fdforce.formats.snap import (
     as_float,
     baseline_comment,
     bispectrum_of,
+    checked_twojmax,
     equal_components,
     expected_coefficients,
     numbered_lines,
@@ -33,13 +34,14 @@ from fdforce.formats.snap import (
     pair_lines,
     prefix_of,
     read_baseline,
+    read_zbl,
     set_coefficients,
     symmetric_coefficients,
+    two_files,
     write_lines,
     zbl_of,
 )
 from fdforce.models import ElementalNetworks, LinearModel
-from fdforce.models.zbl import LammpsZBL
 
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "linear")
 """What ``model nn`` knows; it takes other names for linear without a word."""
@@ -108,12 +110,7 @@ def read_potential(path, *, units: str = "ev-angstrom"):
     ModelFileError
         A file is missing, damaged, or holds what is not supported.
     """
-    path = Path(path)
-    if units != "ev-angstrom":
-        raise ModelFileError(f"{path}: mliap potentials are read in eV and Å; leave --units out")
-    if not path.name.endswith(MODEL):
-        raise ModelFileError(f"{path}: name the {MODEL} file, the {DESCRIPTOR} file beside it")
-    beside = path.with_name(path.name.removesuffix(MODEL) + DESCRIPTOR)
+    path, beside = two_files(path, units, MODEL, DESCRIPTOR)
     descriptor, zbl = _read_descriptor(beside)
     lines = [(number, line.split("#")[0].split()) for number, line in numbered_lines(path)]
     lines = [(number, words) for number, words in lines if words]
@@ -130,11 +127,7 @@ def read_potential(path, *, units: str = "ev-angstrom"):
         model = _read_networks(path, lines[1:], descriptor, n_parameters)
     else:
         model = _read_linear(path, lines[1:], descriptor, n_parameters, beside)
-    if zbl is not None:
-        try:
-            model.baseline = LammpsZBL(descriptor.elements, zbl[1], zbl[0])
-        except ConfigError as error:
-            raise ModelFileError(f"{beside}: {error}") from None
+    model.baseline = read_zbl(descriptor.elements, zbl, beside)
     return model
 
 
@@ -208,6 +201,8 @@ def _read_descriptor(path):
             continue
         if keyword == "elems":
             elements = values
+            if unknown := [name for name in elements if not atomic_numbers.get(name)]:
+                raise ModelFileError(f"{path}, line {number}: {unknown[0]:.40} is no element")
         elif keyword in of_keyword:
             settings[of_keyword[keyword]] = [as_float(x, path, number, keyword) for x in values]
         elif keyword in (*NUMBERS, *FLAGS, "nelems") and len(values) == 1:
@@ -225,8 +220,7 @@ def _read_descriptor(path):
         raise ModelFileError(
             f"{path}: needs rcutfac, twojmax, nelems, and elems, radelems and welems of that length"
         )
-    if settings["twojmax"] > 100:
-        raise ModelFileError(f"{path}: twojmax = {settings['twojmax']}: at most 100 is expected")
+    settings["twojmax"] = checked_twojmax(settings["twojmax"], path)
     try:
         return Bispectrum(elements, **settings), zbl
     except ConfigError as error:

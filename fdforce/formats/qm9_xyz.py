@@ -23,6 +23,7 @@ from ase.data import atomic_numbers
 
 from fdforce.errors import DataError
 from fdforce.formats.labelled import first_bytes, labelled
+from fdforce.formats.numbers import to_integer, to_number
 from fdforce.units import HARTREE
 
 PROPERTIES = (
@@ -92,8 +93,10 @@ def _of_archive(path) -> Iterator[Atoms]:
 
 def _molecules(text, where: str) -> Iterator[Atoms]:
     number = 0
-    while (line := text.readline()).strip():
+    while line := text.readline():
         number += 1
+        if not line.strip():
+            continue
         n_atoms = _count(line, f"{where}, line {number}")
         lines = [text.readline() for _ in range(n_atoms + 4)]
         if not lines[-1].strip():
@@ -103,10 +106,13 @@ def _molecules(text, where: str) -> Iterator[Atoms]:
 
 
 def _count(line: str, where: str) -> int:
-    word = line.strip()
-    if not word.isascii() or not word.isdecimal() or not 0 < int(word[:9]) < 10**6:
-        raise DataError(f"{where}: '{word:.40}' is no number of atoms")
-    return int(word)
+    try:
+        number = to_integer(line.strip())
+    except ValueError as problem:
+        raise DataError(f"{where}: number of atoms: {problem}") from None
+    if not 0 < number < 10**6:
+        raise DataError(f"{where}: {number} is no number of atoms")
+    return number
 
 
 def _molecule(lines, n_atoms, where, number) -> Atoms:
@@ -138,9 +144,6 @@ def _molecule(lines, n_atoms, where, number) -> Atoms:
 
 def _number(word: str, where: str) -> float:
     try:
-        number = float(word.replace("*^", "e"))
-    except ValueError:
-        raise DataError(f"{where}: '{word:.40}' is not a number") from None
-    if not np.isfinite(number):
-        raise DataError(f"{where}: '{word:.40}' is not finite")
-    return number
+        return to_number(word.replace("*^", "e"))
+    except ValueError as problem:
+        raise DataError(f"{where}: {problem}") from None

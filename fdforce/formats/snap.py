@@ -44,18 +44,12 @@ def read_potential(path, *, units: str = "ev-angstrom") -> LinearModel:
     ModelFileError
         A file is missing, damaged, or holds what is not supported.
     """
-    path = Path(path)
-    if units != "ev-angstrom":
-        raise ModelFileError(f"{path}: SNAP potentials are in eV and Å; leave --units out")
-    if path.suffix != ".snapcoeff":
-        raise ModelFileError(f"{path}: name the .snapcoeff file, the .snapparam file beside it")
-    parameters = path.with_suffix(".snapparam")
+    path, parameters = two_files(path, units, ".snapcoeff", ".snapparam")
     settings, zbl = read_parameters(parameters)
     elements, radii, weights, coefficients = read_coefficients(path)
     quadratic = settings.pop("quadraticflag", 0)
     try:
         descriptor = Bispectrum(elements, radelem=radii, wj=weights, **settings)
-        baseline = None if zbl is None else LammpsZBL(elements, zbl[1], zbl[0])
     except ConfigError as error:
         raise ModelFileError(f"{path}, {parameters.name}: {error}") from None
     expected = expected_coefficients(descriptor, quadratic)
@@ -66,7 +60,7 @@ def read_potential(path, *, units: str = "ev-angstrom") -> LinearModel:
         )
     model = LinearModel(Quadratic(descriptor) if quadratic else descriptor)
     set_coefficients(model, coefficients)
-    model.baseline = baseline
+    model.baseline = read_zbl(elements, zbl, parameters)
     return model
 
 
@@ -110,7 +104,40 @@ def write_potential(model, path) -> str:
     return pair_lines(descriptor.elements, "snap", "", files, zbl)
 
 
-# -- what both formats of LAMMPS ask of a model ----------------------------------------------------
+# -- what both formats of LAMMPS ask of files and models ------------------------------------------
+
+
+def two_files(path, units: str, suffix: str, other: str) -> tuple[Path, Path]:
+    """The file that has to be named, by its suffix, and the other one beside it.
+
+    Raises
+    ------
+    ModelFileError
+        Another file is named, or units are that pair styles in units metal do not have.
+    """
+    path = Path(path)
+    if units != "ev-angstrom":
+        raise ModelFileError(
+            f"{path}: potentials in units metal are in eV and Å; leave --units out"
+        )
+    if not path.name.endswith(suffix):
+        raise ModelFileError(f"{path}: name the {suffix} file, the {other} file beside it")
+    return path, path.with_name(path.name.removesuffix(suffix) + other)
+
+
+def checked_twojmax(value: float, where) -> int:
+    """``twojmax`` as a whole number; ModelFileError for one that would take all memory."""
+    if value != int(value) or not 0 <= value <= 100:
+        raise ModelFileError(f"{where}: twojmax = {value:g}: 0 to 100 is expected")
+    return int(value)
+
+
+def read_zbl(elements, radii, path) -> LammpsZBL | None:
+    """The baseline that `read_baseline` found the radii of."""
+    try:
+        return None if radii is None else LammpsZBL(elements, radii[1], radii[0])
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from None
 
 
 def bispectrum_of(model, name: str) -> tuple[Bispectrum, bool]:
@@ -303,8 +330,7 @@ def read_parameters(path) -> tuple[dict, tuple[float, float] | None]:
     for name in ("rcutfac", "twojmax"):
         if name not in settings:
             raise ModelFileError(f"{path}: {name} is missing")
-    if not 0 <= settings["twojmax"] <= 100:
-        raise ModelFileError(f"{path}: twojmax = {settings['twojmax']}: 0 to 100 is expected")
+    checked_twojmax(settings["twojmax"], path)
     if settings.get("switchinnerflag") and not set(PER_ELEMENT) <= settings.keys():
         raise ModelFileError(f"{path}: switchinnerflag = 1 needs sinner and dinner as well")
     return settings, zbl
@@ -337,7 +363,7 @@ def read_coefficients(path) -> tuple[list[str], list[float], list[float], np.nda
     elements, radii, weights, coefficients = [], [], [], []
     for _ in range(int(counts[0])):
         element, *numbers = line(3)
-        if element not in atomic_numbers or element in elements:
+        if not atomic_numbers.get(element) or element in elements:
             raise _damaged(path, last, f"{element}: an element that was not there is expected")
         elements.append(element)
         radius, weight = (_number(word, path, last) for word in numbers)

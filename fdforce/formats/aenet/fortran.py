@@ -26,6 +26,15 @@ def real(word: str) -> float:
     return number
 
 
+def lines_of(content: bytes) -> list[str]:
+    """Lines of a text whose comments may have any encoding.
+
+    `str.splitlines` would end a line within the letter Å, whose second byte is a line end of
+    Latin-1.
+    """
+    return content.decode("latin-1").removesuffix("\n").split("\n") if content else []
+
+
 def integer(word: str) -> int:
     """A whole number; ValueError for anything else."""
     if _INTEGER.fullmatch(word) is None:
@@ -54,7 +63,7 @@ class TextReader:
 
     def __init__(self, where, content: bytes):
         self.where = where
-        self._lines = content.decode("latin-1").splitlines()
+        self._lines = lines_of(content)
         self._next = 0
 
     def fail(self, what: str, reason: str):

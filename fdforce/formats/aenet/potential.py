@@ -31,6 +31,7 @@ from fdforce.formats.aenet.setups import (
     function_line,
     stale_spins,
 )
+from fdforce.formats.numbers import check_finite
 from fdforce.models import ElementalNetworks
 
 SUFFIXES = (".nn", ".nn.ascii")
@@ -228,7 +229,7 @@ def _model(descriptor, files):
         model.reference_energies[z] = network.energy_shift + atom_energy
     if all(network.n_evaluations > 0 for network in networks):
         model.feature_min, model.feature_max = least, largest
-    return model
+    return check_finite(model, files[0][0])
 
 
 def _n_features(descriptor):

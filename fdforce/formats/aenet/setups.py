@@ -11,7 +11,7 @@ from ase.data import atomic_numbers
 
 from fdforce.descriptors import Chebyshev, ElementalChebyshev, SymmetryFunctions
 from fdforce.errors import ConfigError, FdforceError
-from fdforce.formats.aenet.fortran import integer, real
+from fdforce.formats.aenet.fortran import integer, lines_of, real
 
 CHEBYSHEV, BEHLER = "Chebyshev", "Behler2011"
 
@@ -78,16 +78,16 @@ def read_setup(path, error: type[FdforceError]) -> Setup:
         Raised with file and line where it cannot be read.
     """
     try:
-        text = Path(path).read_bytes().decode("latin-1")
+        lines = lines_of(Path(path).read_bytes())
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror}") from problem
-    return _SetupReader(path, text, error).setup()
+    return _SetupReader(path, lines, error).setup()
 
 
 class _SetupReader:
-    def __init__(self, path, text, error):
+    def __init__(self, path, lines, error):
         self.path, self.error = path, error
-        self.lines, self.at = text.splitlines(), 0
+        self.lines, self.at = lines, 0
 
     def fail(self, reason):
         raise self.error(f"{self.path}, line {self.at}: {reason}")

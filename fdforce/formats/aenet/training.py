@@ -16,7 +16,7 @@ from ase.data import atomic_numbers
 from fdforce.descriptors import SymmetryFunctions
 from fdforce.errors import ConfigError, DataError, FdforceError
 from fdforce.formats import Training
-from fdforce.formats.aenet.fortran import integer, real
+from fdforce.formats.aenet.fortran import integer, lines_of, real
 from fdforce.formats.aenet.network_file import ACTIVATIONS
 from fdforce.formats.aenet.setups import descriptor_of, read_setup, stale_spins
 from fdforce.formats.aenet.xsf import parse
@@ -174,10 +174,10 @@ class _Input:
 
 def _read_input(path) -> _Input:
     try:
-        text = path.read_bytes().decode("latin-1")
+        lines = lines_of(path.read_bytes())
     except OSError as problem:
         raise DataError(f"{path}: cannot be read: {problem.strerror}") from problem
-    lines = [(k, line.strip()) for k, line in enumerate(text.splitlines(), 1)]
+    lines = [(k, line.strip()) for k, line in enumerate(lines, 1)]
     return _Input(path, [(k, line) for k, line in lines if line and line[0] not in "!#%"])
 
 

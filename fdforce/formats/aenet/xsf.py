@@ -19,7 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 
 from fdforce.errors import DataError, FdforceError
-from fdforce.formats.aenet.fortran import integer, real
+from fdforce.formats.aenet.fortran import integer, lines_of, real
 from fdforce.labels import choose_key, named_values, read_energy, read_forces
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -102,7 +102,7 @@ def parse(name: str, content: bytes) -> tuple[Atoms, str | None]:
     content : bytes
         Comments may have any encoding.
     """
-    return _Reader(name, content.decode("latin-1").splitlines()).structure()
+    return _Reader(name, lines_of(content)).structure()
 
 
 class _Reader:
@@ -178,7 +178,7 @@ class _Reader:
                 self.fail(f"{len(words)} columns; expected El x y z, or these and three forces")
             if rows and len(words) != len(rows[0]):
                 self.fail(f"{len(words)} columns, but the first atom has {len(rows[0])}")
-            if words[0].isdecimal() and 0 < int(words[0]) < len(chemical_symbols):
+            if re.fullmatch("[0-9]{1,3}", words[0]) and 0 < int(words[0]) < len(chemical_symbols):
                 words[0] = chemical_symbols[int(words[0])]
             if atomic_numbers.get(words[0], 0) < 1:
                 self.fail(f"{words[0][:20]!r} is no chemical element")

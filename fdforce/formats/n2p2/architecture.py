@@ -9,8 +9,9 @@ from ase.data import atomic_numbers
 from fdforce.descriptors import SymmetryFunctions
 from fdforce.descriptors.symmetry_functions import scale_lengths
 from fdforce.errors import ConfigError, ModelFileError
-from fdforce.formats.n2p2.settings import Settings, to_integer
-from fdforce.formats.n2p2.text import NUMBER, check_element, to_number
+from fdforce.formats.n2p2.settings import Settings
+from fdforce.formats.n2p2.text import check_element
+from fdforce.formats.numbers import NUMBER, to_integer, to_number
 
 LETTERS = {
     "l": "linear", "t": "tanh", "s": "sigmoid", "p": "softplus", "r": "relu", "g": "gaussian",

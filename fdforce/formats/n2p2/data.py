@@ -32,9 +32,9 @@ from fdforce.formats.n2p2.text import (
     read_lines,
     readable,
     split_path,
-    to_number,
     units_of,
 )
+from fdforce.formats.numbers import to_number
 
 NAME = "input.data"
 VALUES = {"lattice": 3, "atom": 9, "energy": 1, "charge": 1, "end": 0}

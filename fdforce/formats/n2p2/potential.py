@@ -28,6 +28,7 @@ from fdforce.formats.n2p2.architecture import (
     read_widths,
 )
 from fdforce.formats.n2p2.text import split_path, units_of
+from fdforce.formats.numbers import check_finite
 from fdforce.models import ElementalNetworks
 from fdforce.models.ensemble import Ensemble
 
@@ -43,8 +44,8 @@ def read_potential(path: Path, *, units: str = "ev-angstrom") -> ElementalNetwor
     path : path
         The folder, or its input.nn.
     units : str
-        "ev-angstrom" or "hartree-bohr" (ASE's constants, CODATA 2014): of the physical units of
-        input.nn, those before normalisation.
+        "ev-angstrom" or "hartree-bohr": of the physical units of input.nn, those before
+        normalisation.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def read_potential(path: Path, *, units: str = "ev-angstrom") -> ElementalNetwor
     offsets = [of_atoms[element] + normalisation.mean_energy for element in elements]
     model.reference_energies = np.array(offsets) * energy
     model.scale = energy / normalisation.conv_energy
-    return model
+    return check_finite(model, folder)
 
 
 def _set_scaling(model, scalings):
@@ -175,6 +176,7 @@ def _check(model, path):
                 refuse(f"n2p2 has no activation {name}; train with one of {known}")
     if len({names[-1] for names in model.activation}) > 1:
         refuse("the outputs of its elements differ in their activations, which n2p2 cannot read")
+    check_finite(model, path)
     if path.is_file():
         refuse("is a file; name a folder")
     if (path / settings_file.NAME).exists():

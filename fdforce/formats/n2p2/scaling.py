@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from fdforce.errors import ModelFileError
-from fdforce.formats.n2p2.settings import Settings, to_integer
-from fdforce.formats.n2p2.text import read_lines, to_number
+from fdforce.formats.n2p2.settings import Settings
+from fdforce.formats.n2p2.text import read_lines
+from fdforce.formats.numbers import to_integer, to_number
 
 NAME = "scaling.data"
 

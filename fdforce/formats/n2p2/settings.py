@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from fdforce.errors import ModelFileError
-from fdforce.formats.n2p2.text import read_lines, to_number
+from fdforce.formats.n2p2.text import read_lines
+from fdforce.formats.numbers import to_integer, to_number
 
 NAME = "input.nn"
+
+ALMOST = 0.9
+"""Twice the letters that two keywords share, over the letters of both, to be taken for one."""
 
 
 def _words(text: str) -> list[str]:
@@ -168,22 +173,16 @@ class Settings:
             raise self.problem(line, f"{keyword}: {problem}") from None
 
 
-def to_integer(word: str) -> int:
-    """A whole number, at least 0; ValueError otherwise."""
-    if not (word.isascii() and word.isdecimal() and len(word) < 10):
-        raise ValueError(f"{word!r:.40} is not a whole number")
-    return int(word)
-
-
 def read_settings(path: Path) -> Settings:
     """Read an input.nn.
 
-    Keywords that nobody knows are kept, as n2p2 does; `KNOWN` tells them.
+    Keywords that nobody knows are kept, as n2p2 does; `KNOWN` tells them. One that is almost one
+    of `MODEL` or `SCALING` is a slip: n2p2 warns and computes something else than what is meant.
 
     Raises
     ------
     ModelFileError
-        A keyword given twice, or one of `REFUSED`.
+        A keyword given twice, or misspelt, or one of `REFUSED`.
     """
     settings = Settings(path)
     for line, (name, *values) in read_lines(path, ModelFileError, "#!"):
@@ -193,6 +192,9 @@ def read_settings(path: Path) -> Settings:
         before = settings.entries.setdefault(keyword, [])
         if before and keyword in KNOWN and keyword not in REPEATED:
             raise settings.problem(line, f"{name} is given twice, first in line {before[0][0]}")
+        meant = [] if keyword in KNOWN else get_close_matches(keyword, MODEL + SCALING, 1, ALMOST)
+        if meant:
+            raise settings.problem(line, f"{name:.60}: is {meant[0]} meant? Else leave it out")
         before.append((line, name, values))
     if not any(keyword in KNOWN for keyword in settings.entries):
         raise ModelFileError(f"{path}: has no keyword of n2p2")

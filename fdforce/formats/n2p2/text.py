@@ -1,29 +1,23 @@
-"""Lines, numbers and names of n2p2's text files."""
+"""Lines, units and names of n2p2's text files."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import math
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ase import units as ase_units
 from ase.data import atomic_numbers
 
 from fdforce.errors import ConfigError, FdforceError
+from fdforce.units import BOHR, HARTREE
 
-# ASE's constants (CODATA 2014): structures that ASE converts from Hartree and Bohr, and potentials
-# read here, then agree to the last digit. CODATA 2018 differs by 8e-9 in the Hartree.
 UNITS = {
     "ev-angstrom": (1.0, 1.0),
-    "hartree-bohr": (ase_units.Hartree, ase_units.Bohr),
+    "hartree-bohr": (HARTREE, BOHR),
 }
 """name -> energy (eV) and length (Å)."""
-
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", re.ASCII)
 
 
 def units_of(name: str) -> tuple[float, float]:
@@ -80,16 +74,6 @@ def read_lines(
                 line = line.partition(mark)[0]
             if words := line.split():
                 yield number, words
-
-
-def to_number(word: str) -> float:
-    """A finite number, with E or with Fortran's D; ValueError otherwise."""
-    if not NUMBER.fullmatch(word):
-        raise ValueError(f"{word!r} is not a number")
-    value = float(word.translate({ord("d"): "e", ord("D"): "e"}))
-    if not math.isfinite(value):
-        raise ValueError(f"{word} is too large")
-    return value
 
 
 def check_element(word: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fdforce.errors import DataError
 from fdforce.formats import Training
 from fdforce.formats.n2p2 import data, scaling, settings
 from fdforce.formats.n2p2.architecture import (
@@ -68,9 +69,12 @@ def read_training(path: Path, *, units: str = "ev-angstrom") -> Training:
     marks, mean = _scan(data.find_file(path), of_atoms)
     if "mean_energy" in asked or starts:
         mean = normalisation.mean_energy
+    references = {e: (of_atoms[e] + mean) * energy for e in elements}
+    if not np.isfinite(list(references.values())).all():
+        raise DataError(f"{path}: energies so large that their differences are not finite")
     tables = {
         "data": {
-            "reference_energies": {e: (of_atoms[e] + mean) * energy for e in elements},
+            "reference_energies": references,
             **_parts(asked, path, units, marks, notes),
         },
         "loss": {},

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fdforce.errors import ModelFileError
-from fdforce.formats.n2p2.text import read_lines, to_number
+from fdforce.formats.n2p2.text import read_lines
+from fdforce.formats.numbers import to_integer, to_number
 
 HEADER = """\
 # Neural network connection values (weights and biases).
@@ -77,9 +78,12 @@ def read_weights(path: Path, options: list[list[int]]) -> list[tuple[np.ndarray,
 def _place(words):
     """('a', l_s, n_s, l_e, n_e) or ('b', l, n), or None where a line does not say."""
     n = {"a": 4, "b": 2}.get(words[0] if words else None)
-    if n is None or len(words) < 2 + n or not all(word.isdecimal() for word in words[2 : 2 + n]):
+    if n is None or len(words) < 2 + n:
         return None
-    return words[0], *map(int, words[2 : 2 + n])
+    try:
+        return words[0], *map(to_integer, words[2 : 2 + n])
+    except ValueError:
+        return None
 
 
 def _places(widths):
