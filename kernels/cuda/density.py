@@ -207,19 +207,24 @@ def _backward_kernel(
     kind = d_density.dtype.type
     padded = 3 * _parts(n_radial, 3)
     n_series = n_components * padded
+    ahead, beside = n_threads // padded, n_threads % padded
     for start in range(0, n_species, n_at_once):
         stop = min(start + n_at_once, n_species)
         cuda.syncthreads()
-        for k in range(t, (stop - start) * n_series, n_threads):
-            n, rest = k % padded, k // padded
-            q, z = rest % n_components, start + rest // n_components
-            total = zero
-            if n < n_radial:
-                for channel in range(n_channels):
-                    weight = weights[channel, z]
-                    if weight != zero:
-                        total += weight * d_density[atom, q, channel * n_radial + n]
-            buffer[k] = total
+        for z in range(start, stop):
+            q, n = t // padded, t % padded
+            for k in range(t, n_series, n_threads):
+                total = zero
+                if n < n_radial:
+                    for channel in range(n_channels):
+                        weight = weights[channel, z]
+                        if weight != zero:
+                            total += weight * d_density[atom, q, channel * n_radial + n]
+                buffer[(z - start) * n_series + k] = total
+                # division takes long
+                q, n = q + ahead, n + beside
+                if n >= padded:
+                    q, n = q + 1, n - padded
         cuda.syncthreads()
         z = start
         for pair in range(

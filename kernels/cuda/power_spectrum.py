@@ -24,14 +24,13 @@ N_SUMS = ROWS * COMPONENTS
 
 @cuda.jit
 def _forward_kernel(
-    density, species, place, one, norm, pairs, pair_start, four_body, mean, scale,
+    density, n_columns, species, place, one, norm, pairs, pair_start, four_body, mean, scale,
     features,
 ):  # fmt: skip
     buffer = cuda.shared.array(0, features.dtype)
     atom, t, n_threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-    n_columns = density.shape[2]
-    for k in range(t, density.shape[1] * n_columns, n_threads):
-        buffer[k] = density[atom, k // n_columns, k % n_columns]
+    for k in range(t, density.shape[1], n_threads):
+        buffer[k] = density[atom, k]
     cuda.syncthreads()
     centre, out = species[atom % species.size], place[atom]
     zero = one - one
@@ -73,29 +72,30 @@ def power_spectrum_forward(
     features,
 ):  # fmt: skip
     """Features of every atom of every replica."""
-    size = density.shape[1] * density.shape[2] * density.dtype.itemsize
-    launch(_forward_kernel, density.shape[0], 0, size)(
-        density, species, place, one, norm, pairs, pair_start, four_body, mean, scale, features
-    )
+    n_atoms, n_components, n_columns = density.shape
+    n_numbers = n_components * n_columns
+    launch(_forward_kernel, n_atoms, 0, n_numbers * density.dtype.itemsize)(
+        density.reshape(n_atoms, n_numbers), n_columns, species, place, one, norm, pairs,
+        pair_start, four_body, mean, scale, features,
+    )  # fmt: skip
 
 
 @cuda.jit
 def _backward_kernel(
-    d_features, density, species, place, one, norm, pairs, pair_start, four_body, scale, n_at_once,
+    d_features, density, n_columns, species, place, one, norm, pairs, pair_start, four_body, scale,
+    n_at_once,
     d_density,
 ):  # fmt: skip
     buffer = cuda.shared.array(0, d_features.dtype)
     sums = cuda.local.array(N_SUMS, d_features.dtype)
     atom, t, n_threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-    n_columns, n_degrees = density.shape[2], pair_start.size - 1
-    size = density.shape[1] * n_columns
-    square = n_columns * n_columns
+    n_degrees, size, square = pair_start.size - 1, density.shape[1], n_columns * n_columns
     centre, row = species[atom % species.size], place[atom]
     zero = one - one
     offset = np.uint64  # indices that are not checked for being negative
     step = offset(1)
     for k in range(t, size, n_threads):
-        buffer[k] = density[atom, k // n_columns, k % n_columns]
+        buffer[k] = density[atom, k]
     # a thread takes columns h, h + n_left, .. and, of 2l + 1 components, g, g + n_right, ..
     n_left = (n_columns + ROWS - 1) // ROWS
     for start in range(0, n_degrees, n_at_once):
@@ -160,7 +160,7 @@ def _backward_kernel(
                         value = norm[q] * sums[u]
                         if l == 0:
                             value += d_features[row, column] * scale[centre, column]
-                        d_density[atom, q, column] += value
+                        d_density[atom, q * n_columns + column] += value
             before += n_left * n_right
     if not four_body:
         return
@@ -177,16 +177,16 @@ def _backward_kernel(
         h = d_features[row, n] * scale[centre, n]
         h = h + h + h
         g2 = g + g
-        d_density[atom, 1, k] += g2 * (a * w + b * u + c * v)
-        d_density[atom, 2, k] += g * (u * (d - a) + e * v) + g2 * w * b
-        d_density[atom, 3, k] += g * (e * u - v * (d + a)) + g2 * w * c
-        d_density[atom, 4, k] += g * (w * w - half * (u * u + v * v)) + h * (
+        d_density[atom, n_columns + k] += g2 * (a * w + b * u + c * v)
+        d_density[atom, 2 * n_columns + k] += g * (u * (d - a) + e * v) + g2 * w * b
+        d_density[atom, 3 * n_columns + k] += g * (e * u - v * (d + a)) + g2 * w * c
+        d_density[atom, 4 * n_columns + k] += g * (w * w - half * (u * u + v * v)) + h * (
             half * (a * a + b * b + c * c) + quarter * (a * a - d * d - e * e)
         )
-        d_density[atom, 5, k] += g2 * w * u + h * ((a + d) * b + e * c)
-        d_density[atom, 6, k] += g2 * w * v + h * ((a - d) * c + e * b)
-        d_density[atom, 7, k] += g * half * (u * u - v * v) + h * half * (b * b - c * c - a * d)
-        d_density[atom, 8, k] += g * u * v + h * (b * c - half * a * e)
+        d_density[atom, 5 * n_columns + k] += g2 * w * u + h * ((a + d) * b + e * c)
+        d_density[atom, 6 * n_columns + k] += g2 * w * v + h * ((a - d) * c + e * b)
+        d_density[atom, 7 * n_columns + k] += g * half * (u * u - v * v) + h * half * (b * b - c * c - a * d)
+        d_density[atom, 8 * n_columns + k] += g * u * v + h * (b * c - half * a * e)
 
 
 def power_spectrum_backward(
@@ -195,11 +195,11 @@ def power_spectrum_backward(
     d_density,
 ):  # fmt: skip
     """Add dE/dA to d_density."""
-    n_components, n_columns = density.shape[1], density.shape[2]
-    own = n_components * n_columns * density.dtype.itemsize
-    square = n_columns * n_columns * density.dtype.itemsize
+    n_atoms, n_components, n_columns = density.shape
+    n_numbers = n_components * n_columns
+    own, square = n_numbers * density.dtype.itemsize, n_columns**2 * density.dtype.itemsize
     n_at_once = max(min((SHARED_BYTES - own) // square, pair_start.size - 1), 1)
-    launch(_backward_kernel, density.shape[0], 0, own + n_at_once * square)(
-        d_features, density, species, place, one, norm, pairs, pair_start, four_body, scale,
-        n_at_once, d_density,
+    launch(_backward_kernel, n_atoms, 0, own + n_at_once * square)(
+        d_features, density.reshape(n_atoms, n_numbers), n_columns, species, place, one, norm,
+        pairs, pair_start, four_body, scale, n_at_once, d_density.reshape(n_atoms, n_numbers),
     )  # fmt: skip
