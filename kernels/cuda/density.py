@@ -1,20 +1,20 @@
 """The density of an atom's neighbours and its adjoint; formulas and arguments as in the CPU twin.
 
 A block works on one atom. Forward, every thread writes the radial functions and harmonics of one
-neighbour of a tile into a row of shared memory; then the tile is a pair of matrices, and a thread
-sums `RADIAL` x `ANGULAR` numbers of their product in registers, so that 7 loads serve 12
-multiplications. A neighbour counts in the channels that give its species a weight: with a channel
-for every element a thread runs over one element, and the work does not grow with their number.
+neighbour of a tile to shared memory. The tile is then a pair of matrices, and a thread sums
+`RADIAL` x `ANGULAR` numbers of their product in registers: 7 loads serve 12 multiplications. A
+neighbour counts only in channels that give its species a weight: with a channel for every element a
+thread runs over the neighbours of one, and the work does not grow with the number of elements.
 
-Backward, d_density is first summed over channels into coefficients D[z, q, n] in shared memory,
-for as many species at once as find room, and then a thread evaluates for its neighbour the sums
-``sum_n D R_n`` and ``sum_n D dR_n/dr`` of every q, with `SERIES` radial functions and their slopes
-in registers, along with harmonics and their gradient. All threads of a warp read the same D.
+Backward, d_density is summed over channels into coefficients D[z, q, n] in shared memory, for as
+many species at once as find room. A thread then evaluates for its neighbour ``sum_n D R_n`` and
+``sum_n D dR_n/dx`` of every q, with `SERIES` radial functions and their slopes in registers, along
+with the harmonics and their gradient. Threads whose neighbours are of one species read the same D.
 
-Per neighbour and channel of its species that is 2 n_radial n_components flops forward and twice as
-many backward: 648 and 1296 by default, beside some 100 and 500 for the basis. Read are 34 bytes
-per pair (most of them positions, from the cache); written is, for every atom, its density, forward,
-and read backward: 1.3 kB in float32 by default for every channel.
+A neighbour takes 2 n_radial n_components flops forward, for every channel that it counts in, and
+twice that backward, whatever the channels: 648 and 1296 by default, beside some 150 and 500 for the
+basis. Read are 34 bytes for every pair, most of them positions in the cache, and written forward,
+read backward, 1.3 kB of density by default in float32 for every atom and channel.
 """
 
 import math
@@ -24,12 +24,13 @@ import numpy as np
 from .pairs import separation
 from .runtime import SHARED_BYTES, cuda, launch
 
+# sums and triples of these numbers are written out in the kernels, to stay in registers
 RADIAL, ANGULAR = 3, 4
 """Radial functions and components of the harmonics of which a thread sums the products."""
 N_SUMS = RADIAL * ANGULAR
 
 SERIES = 9
-"""Radial functions that a thread holds at once on the way back, a multiple of 3."""
+"""Radial functions that a thread holds at once on the way back, in triples."""
 
 
 @cuda.jit(device=True)
@@ -40,7 +41,7 @@ def _parts(n, size):
 
 @cuda.jit(device=True)
 def _fade(x, constants):
-    """Twice the cutoff f(x) over 1 + b x^2, and its derivative with respect to x, below x = 1."""
+    """The cutoff f(x) over 1 + b x^2, and its derivative with respect to x, below x = 1."""
     one, b = constants[0], constants[3]
     two = one + one
     four = two + two
@@ -67,6 +68,7 @@ def _forward_kernel(
     degree, n_components, n_columns = recursion.shape[0] - 1, density.shape[1], density.shape[2]
     one, half = constants[0], constants[1]
     zero = one - one
+    # indices of type place are not checked for being negative, which takes longer than the sums
     kind, place = density.dtype.type, np.uint64
     # a thread takes functions h, h + n_left, .. and components g, g + n_right, ..
     n_left, n_right = _parts(n_radial, RADIAL), _parts(n_components, ANGULAR)
@@ -86,7 +88,7 @@ def _forward_kernel(
             inverse = 1.0 / math.sqrt(square)
             v = kind(square * inverse * inverse_cutoff[0] - 0.5)
             x, y, z = kind(dx * inverse), kind(dy * inverse), kind(dz * inverse)
-            f, slope = _fade(half + v, constants)
+            f, _ = _fade(half + v, constants)
             if v >= half:  # so that NaN is not taken for far away
                 f = zero
             c = v + v
@@ -110,12 +112,12 @@ def _forward_kernel(
             g, channel = rest % n_right, rest // n_right
             for u in range(N_SUMS):
                 sums[u] = zero
-            for z in range(n_species):
-                weight = weights[channel, z]
+            for near in range(n_species):
+                weight = weights[channel, near]
                 if weight == zero:
                     continue
-                low = max(row_begin[i * n_species + z], first) - first
-                high = min(row_end[i * n_species + z], first + n_threads) - first
+                low = max(row_begin[i * n_species + near], first) - first
+                high = min(row_end[i * n_species + near], first + n_threads) - first
                 r0, y0 = place(h * length + low), place(harmonics + g * length + low)
                 r1, y1 = r0 + left, y0 + right
                 r2, y2 = r1 + left, y1 + right
