@@ -136,3 +136,21 @@ def test_gradient_of_the_loss_is_that_of_the_processor():
     # energies of replicas differ by round-off, which is divided by epsilon
     size = np.abs(expected.gradient).max()
     assert np.abs(found.gradient - expected.gradient).max() < 1e3 * EPS / 1e-3 * size
+
+
+def test_kernels_of_the_invariants_add():
+    """What other invariants of the density give stays."""
+    descriptor = PowerSpectrum(["Ti", "O"], **CASES["four body"])
+    _, device = both([SYSTEMS["dimer"]()], descriptor.elements, descriptor.cutoff)
+    mean, scale = map(put, plain(descriptor))
+    features, kept = descriptor.forward(device, mean, scale)
+    tables = descriptor._tables.on(DEVICE, np.float64)
+    d_density, found = put(np.zeros(kept.shape)), []
+    for _ in range(2):
+        power_spectrum.power_spectrum_backward(
+            put(np.ones(features.shape)), kept, device.species, device.pair_offset, device.place,
+            1.0, tables["norm"], tables["pairs"], tables["pair_start"], True, scale, d_density,
+        )  # fmt: skip
+        found.append(d_density.copy_to_host())
+    check_close(found[1], 2 * found[0], 10 * EPS)
+    assert found[0].any()
