@@ -132,10 +132,10 @@ def _backward_kernel(
                 for u in range(N_SUMS):
                     sums[u] = zero
                 # what is beyond the last is that of the last, and not written
-                a0 = size + (l - start) * square
-                a1 = offset(a0 + min(h + n_left, n_columns - 1) * n_columns)
-                a2 = offset(a0 + min(h + 2 * n_left, n_columns - 1) * n_columns)
-                a0 = offset(a0 + h * n_columns)
+                matrix = size + (l - start) * square
+                a0 = offset(matrix + h * n_columns)
+                a1 = offset(matrix + min(h + n_left, n_columns - 1) * n_columns)
+                a2 = offset(matrix + min(h + 2 * n_left, n_columns - 1) * n_columns)
                 q0 = offset((l * l + g) * n_columns)
                 q1 = offset((l * l + min(g + n_right, 2 * l)) * n_columns)
                 q2 = offset((l * l + min(g + 2 * n_right, 2 * l)) * n_columns)
