@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms
 
 from fdforce.descriptors.power_spectrum import PowerSpectrum
+from fdforce.devices import HOST
 from fdforce.errors import ConfigError, DataError
 from fdforce.models.elemental_networks import ElementalNetworks
 from tests.checks import (
@@ -132,7 +133,7 @@ def test_density_is_that_of_the_docstring():
     descriptor, batch, _, _ = setting("molecule", "all")
     _, density = descriptor.forward(batch, *plain(descriptor))
     atoms, elements = SYSTEMS["molecule"](), descriptor.elements
-    norm = descriptor._tables(np.float64)["norm"]
+    norm = descriptor._tables.on(HOST, np.float64)["norm"]
     d = atoms.positions - atoms.positions[0]
     r = np.linalg.norm(d[1:], axis=1)
     u = d[1:] / r[:, None]
@@ -185,7 +186,7 @@ def test_the_kernels_of_the_density_are_adjoint():
     _, along = descriptor.forward(moved, mean, scale)
     slope = np.sum(d_density * along.imag) / COMPLEX_STEP
     d_positions, d_strain = np.zeros((1, batch.n_atoms, 3)), np.zeros((batch.n_atoms, 6))
-    arguments = descriptor._density_arguments(descriptor._tables(np.float64))
+    arguments = descriptor._density_arguments(descriptor._tables.on(HOST, np.float64))
     for times in (1, 2):  # it adds
         density_backward(d_density, *batch.pair_arguments[:-1], *arguments, d_positions, d_strain)
         assert np.sum(d_positions[0] * direction) == pytest.approx(times * slope, rel=1e-11)

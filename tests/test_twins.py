@@ -16,13 +16,8 @@ MISSING = {
     "atomic_environment.atomic_environment_forward": NONE_YET,
     "bispectrum.bispectrum_backward": NONE_YET,
     "bispectrum.bispectrum_forward": NONE_YET,
-    "density.density_backward": NONE_YET,
-    "density.density_forward": NONE_YET,
-    "power_spectrum.power_spectrum_backward": NONE_YET,
-    "power_spectrum.power_spectrum_forward": NONE_YET,
     "symmetry_functions.symmetry_functions_backward": NONE_YET,
     "symmetry_functions.symmetry_functions_forward": NONE_YET,
-    "zbl.zbl_forward": NONE_YET,
 }
 
 # what stands in the twin for some arguments in a row; of each entry one holds, or none

@@ -10,10 +10,12 @@ import numpy as np
 
 from fdforce.descriptors.chebyshev import _addition_norm
 from fdforce.descriptors.features import (
+    Tables,
     check_elements,
     compute_features,
     element_spins,
     settings_of,
+    working_dtype,
 )
 from fdforce.errors import ConfigError
 from fdforce.threads import single_blas
@@ -224,74 +226,67 @@ class PowerSpectrum:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """As `Descriptor.forward`; kept is A, (n_atoms, (angular_order + 1)^2, n_columns)."""
-        from fdforce.kernels.cpu.density import density_forward
-        from fdforce.kernels.cpu.power_spectrum import power_spectrum_forward
-
-        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
-        tables = self._tables(dtype)
+        device, dtype = batch.device, working_dtype(batch, mean)
+        tables = self._tables.on(device, dtype)
+        *pairs, work, place = batch.pair_arguments
         n_components, n_columns = (self.angular_order + 1) ** 2, len(self._columns)
-        density = np.empty((batch.n_atoms, n_components, n_columns), dtype)
-        features = np.empty((batch.n_atoms, self.n_features), dtype)
+        density = device.empty((batch.n_atoms, n_components, n_columns), dtype)
+        features = device.empty((batch.n_atoms, self.n_features), dtype)
         with single_blas():
-            density_forward(*batch.pair_arguments[:-1], *self._density_arguments(tables), density)
-            power_spectrum_forward(
-                density, batch.species, batch.chunks, batch.place, tables["constants"][0],
-                tables["norm"], *self._pairs, bool(self.four_body),
-                mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
+            device.kernels("density").density_forward(
+                *pairs, work, *self._density_arguments(tables), density
+            )
+            device.kernels("power_spectrum").power_spectrum_forward(
+                density, batch.species, work, place, dtype.type(1), tables["norm"],
+                tables["pairs"], tables["pair_start"], bool(self.four_body),
+                device.cast(mean, dtype), device.cast(scale, dtype), features,
             )  # fmt: skip
-        return features, density if keep else np.empty((0, n_components, n_columns), dtype)
+        return features, density if keep else device.empty((0, n_components, n_columns), dtype)
 
     def backward(self, batch, d_features, density, scale):
         """As `Descriptor.backward`."""
-        from fdforce.kernels.cpu.density import density_backward
-        from fdforce.kernels.cpu.power_spectrum import power_spectrum_backward
-
-        tables = self._tables(d_features.dtype)
-        d_density = np.zeros_like(density)
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        d_strain = np.zeros((batch.n_atoms, 6), dtype)
+        device, dtype = batch.device, np.dtype(d_features.dtype)
+        tables, slopes = self._tables.on(device, dtype), device.slopes(batch, dtype)
+        *pairs, work, place = batch.pair_arguments
+        d_density = device.zeros(density.shape, dtype)
         with single_blas():
-            power_spectrum_backward(
-                d_features, density, batch.species, batch.chunks, batch.place,
-                tables["constants"][0], tables["norm"], *self._pairs, bool(self.four_body),
-                scale.astype(d_features.dtype, copy=False), d_density,
+            device.kernels("power_spectrum").power_spectrum_backward(
+                d_features, density, batch.species, work, place, dtype.type(1), tables["norm"],
+                tables["pairs"], tables["pair_start"], bool(self.four_body),
+                device.cast(scale, dtype), d_density,
             )  # fmt: skip
-            density_backward(
-                d_density, *batch.pair_arguments[:-1], *self._density_arguments(tables),
-                d_positions, d_strain,
-            )  # fmt: skip
-        return d_positions.sum(axis=0), d_strain
+            device.kernels("density").density_backward(
+                d_density, *pairs, work, *self._density_arguments(tables), *slopes.arrays
+            )
+        return slopes.totals()
 
     def _density_arguments(self, tables):
-        inverse_cutoff = np.array([1 / self.cutoff, 1 / self.cutoff])
         return (
-            tables["constants"], inverse_cutoff, tables["recursion"], tables["weights"],
+            tables["constants"], tables["inverse_cutoff"], tables["recursion"], tables["weights"],
             self.radial_order + 1,
         )  # fmt: skip
 
-    def _tables(self, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in self._table_cache:
-            self._table_cache[dtype] = {
-                key: np.ascontiguousarray(table, dtype) for key, table in self._make_tables()
-            }
-        return self._table_cache[dtype]
-
     @cached_property
-    def _table_cache(self):
-        return {}
+    def _tables(self) -> Tables:
+        return Tables(lambda: _make_tables(self), double=("inverse_cutoff",))
 
-    def _make_tables(self):
-        degree = self.angular_order
-        recursion = np.zeros((degree + 1, degree + 4))
-        norm = []
-        for m in range(degree + 1):
-            for l in range(m, degree + 4):
-                recursion[m, l] = (l * l - m * m) / (4 * l * l - 1)
-        for l in range(degree + 1):
-            norm += [_addition_norm(l, (q + 1) // 2) for q in range(2 * l + 1)]
-        yield "constants", [1, 0.5, 1 / self.cutoff, self.distance_damping]
-        yield "recursion", recursion
-        yield "norm", norm
-        yield "weights", self.channel_weights
+
+def _make_tables(descriptor):
+    degree = descriptor.angular_order
+    recursion = np.zeros((degree + 1, degree + 4))
+    norm = []
+    for m in range(degree + 1):
+        for l in range(m, degree + 4):
+            recursion[m, l] = (l * l - m * m) / (4 * l * l - 1)
+    for l in range(degree + 1):
+        norm += [_addition_norm(l, (q + 1) // 2) for q in range(2 * l + 1)]
+    pairs, pair_start = descriptor._pairs
+    return {
+        "constants": [1, 0.5, 1 / descriptor.cutoff, descriptor.distance_damping],
+        "inverse_cutoff": np.array([1 / descriptor.cutoff, 1 / descriptor.cutoff]),
+        "recursion": recursion,
+        "norm": norm,
+        "weights": descriptor.channel_weights,
+        "pairs": pairs,
+        "pair_start": pair_start,
+    }

@@ -27,6 +27,14 @@ def _chebyshev_tables(f, *, backward):
     return *tables, *[array(f, 2)] * 4
 
 
+def _density_tables(f):
+    return array(f, 1), DOUBLES, array(f, 2), array(f, 2), I64
+
+
+def _power_arguments(f):
+    return array(f, 2), I64, PAIRS[3], PLACE, f, array(f, 1), TILES, INDICES, SWITCH
+
+
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
 SIGNATURES = {
     "chebyshev_forward": ("chebyshev", "_forward_kernel", lambda f: (
@@ -36,6 +44,21 @@ SIGNATURES = {
     "chebyshev_backward": ("chebyshev", "_backward_kernel", lambda f: (
         array(f, 2), array(f, 3), *PAIRS, PAIR_OFFSET, PLACE,
         *_chebyshev_tables(f, backward=True), array(f, 2), I64, array(f, 2),
+    )),
+    "density_forward": ("density", "_forward_kernel", lambda f: (
+        *PAIRS, *_density_tables(f), array(f, 3),
+    )),
+    "density_backward": ("density", "_backward_kernel", lambda f: (
+        array(f, 3), *PAIRS, PAIR_OFFSET, *_density_tables(f), I64, array(f, 2),
+    )),
+    "power_spectrum_forward": ("power_spectrum", "_forward_kernel", lambda f: (
+        *_power_arguments(f), *[array(f, 2)] * 3,
+    )),
+    "power_spectrum_backward": ("power_spectrum", "_backward_kernel", lambda f: (
+        array(f, 2), *_power_arguments(f), array(f, 2), I64, array(f, 2),
+    )),
+    "zbl_forward": ("zbl", "_forward_kernel", lambda f: (
+        *PAIRS, *[ROWS] * 7, F64, DOUBLES, ROWS, ROWS,
     )),
     "networks_forward": ("networks", "_forward_kernel", lambda f: (
         array(f, 2), array(f, 1), TILES, TILES, INDICES, I64, TILES,
