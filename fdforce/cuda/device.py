@@ -10,7 +10,7 @@ from importlib import import_module
 import numpy as np
 
 from fdforce.cuda.arena import Arena
-from fdforce.errors import ConfigError
+from fdforce.errors import ConfigError, FdforceError
 
 
 def runtime():
@@ -104,7 +104,13 @@ class CudaDevice:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Context in which `empty`, `zeros` and `upload` share memory that is free after it."""
+        """Context in which `empty`, `zeros` and `upload` share memory that is free after it.
+
+        Raises
+        ------
+        FdforceError
+            A kernel needs more shared memory than a block has.
+        """
         if self._in_step:
             yield
             return
@@ -112,6 +118,8 @@ class CudaDevice:
         self._in_step = True
         try:
             yield
+        except MemoryError as error:  # kernels know no errors of fdforce
+            raise FdforceError(str(error)) from None
         finally:
             self._in_step = False
 

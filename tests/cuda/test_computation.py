@@ -11,6 +11,7 @@ from fdforce.cuda.prediction import predict_on_device
 from fdforce.descriptors import Chebyshev, Quadratic
 from fdforce.errors import ConfigError, FdforceError
 from fdforce.evaluation import predict
+from fdforce.kernels.cuda import runtime
 from fdforce.models import ElementalNetworks
 from fdforce.models.zbl import LammpsZBL
 from tests.checks import relative
@@ -110,6 +111,13 @@ def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     monkeypatch.setattr(computation, "_steps", other)
     with pytest.raises(ValueError, match="a bug"):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
+
+
+def test_a_kernel_that_needs_too_much_shared_memory_says_so(parts, monkeypatch):
+    computation, _, data, _ = parts
+    monkeypatch.setattr(runtime, "SHARED_BYTES", 100)
+    with pytest.raises(FdforceError, match="bytes of shared memory and has 100: take fewer"):
+        computation.terms(data, [1], loss_of_kind("squared"))
 
 
 def test_arrays_of_a_step_share_memory_and_do_not_overlap():
