@@ -4,9 +4,12 @@
         [--figure OUT.png] [--model MODEL]
 
 Langevin dynamics of the first validation structure with a time step of 0.5 fs. The run is intact
-when at every sampled step each hydrogen is within 1.3 Å of exactly one oxygen and every oxygen has
-two of them. The radial distribution function is a mean over the second half of the run, beside that
-of the training data.
+when at every sampled step each hydrogen is within 1.3 Å of the oxygen that it began with, and of
+all
+oxygens nearest to that one. (That no other oxygen be within 1.3 Å would be too much to ask: short
+hydrogen bonds at 400 K come to 1.29 Å for a moment, while the bond itself is 1.02 to 1.14 Å long.)
+The radial distribution function is a mean over the second half of the run, beside that of the
+training data.
 """
 
 import argparse
@@ -30,11 +33,22 @@ STEP = 0.5
 EDGES = np.linspace(2.0, 6.0, 161)
 
 
-def molecules(atoms) -> bool:
-    """Whether every oxygen has its two hydrogens and no hydrogen has two oxygens."""
+def to_oxygen(atoms):
+    """Distances of every hydrogen (row) to every oxygen."""
     oxygen, hydrogen = (np.flatnonzero(atoms.numbers == z) for z in (8, 1))
-    bonded = np.array([atoms.get_distances(h, oxygen, mic=True) < BOND for h in hydrogen])
-    return bool((bonded.sum(axis=1) == 1).all() and (bonded.sum(axis=0) == 2).all())
+    return np.array([atoms.get_distances(h, oxygen, mic=True) for h in hydrogen])
+
+
+def bonds(atoms, own):
+    """Longest bond, shortest distance of a hydrogen to another oxygen, and whether all are whole.
+
+    `own` is the oxygen of each hydrogen at the start.
+    """
+    all_distances = to_oxygen(atoms)
+    mine = all_distances[np.arange(len(own)), own]
+    whole = (mine < BOND).all() and (all_distances.argmin(axis=1) == own).all()
+    all_distances[np.arange(len(own)), own] = np.inf
+    return float(mine.max()), float(all_distances.min()), bool(whole)
 
 
 def distances(atoms):
@@ -58,8 +72,10 @@ def simulate(model, atoms, temperature, picoseconds, seed=0):
     )  # fmt: skip
     samples, steps = [], round(picoseconds * 1000 / STEP)
 
+    own = to_oxygen(atoms).argmin(axis=1)
+
     def sample():
-        samples.append((atoms.get_temperature(), molecules(atoms), distances(atoms)))
+        samples.append((atoms.get_temperature(), bonds(atoms, own), distances(atoms)))
 
     dynamics.attach(sample, interval=200)
     dynamics.run(steps)
@@ -67,8 +83,10 @@ def simulate(model, atoms, temperature, picoseconds, seed=0):
     return {
         "temperature": temperature, "steps": steps,
         "mean_temperature": float(np.mean([t for t, _, _ in half])),
-        "intact": all(whole for _, whole, _ in samples),
-        "broken_samples": [k for k, (_, whole, _) in enumerate(samples) if not whole],
+        "intact": all(whole for _, (_, _, whole), _ in samples),
+        "broken_samples": [k for k, (_, (_, _, whole), _) in enumerate(samples) if not whole],
+        "longest_bond": max(longest for _, (longest, _, _), _ in samples),
+        "shortest_to_other_oxygen": min(shortest for _, (_, shortest, _), _ in samples),
         "rdf": np.mean([g for _, _, g in half], axis=0).round(4).tolist(),
     }  # fmt: skip
 
@@ -103,7 +121,8 @@ def main():
         )  # fmt: skip
         runs.append(run)
         print(f"{temperature} K: mean {run['mean_temperature']:.0f} K, "
-              f"{'intact' if run['intact'] else 'NOT intact'}", flush=True)  # fmt: skip
+              f"{'intact' if run['intact'] else 'NOT intact'}, longest bond "
+              f"{run['longest_bond']:.3f} Å", flush=True)  # fmt: skip
     arguments.out.write_text(json.dumps({
         "command": "python scripts/simulate_water.py "
         + " ".join(word.rpartition("/")[2] for word in sys.argv[1:]),
