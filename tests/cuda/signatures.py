@@ -29,6 +29,13 @@ def _chebyshev_tables(f, *, backward):
 
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
 SIGNATURES = {
+    "atomic_environment_forward": ("atomic_environment", "_forward_kernel", lambda f: (
+        *PAIRS, PLACE, array(f, 1), DOUBLES, *[array(f, 1)] * 5, I64, *[array(f, 2)] * 3,
+    )),
+    "atomic_environment_backward": ("atomic_environment", "_backward_kernel", lambda f: (
+        array(f, 2), *PAIRS, PAIR_OFFSET, PLACE, array(f, 1), DOUBLES, *[array(f, 1)] * 6, I64,
+        *[array(f, 2)] * 2,
+    )),
     "chebyshev_forward": ("chebyshev", "_forward_kernel", lambda f: (
         *PAIRS, PLACE, *_chebyshev_tables(f, backward=False), array(f, 2), array(f, 2), I64,
         array(f, 2), array(f, 3),
