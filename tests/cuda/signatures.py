@@ -45,15 +45,15 @@ SIGNATURES = {
         *_chebyshev_tables(f, backward=True), array(f, 2), I64, array(f, 2),
     )),
     "networks_forward": ("networks", "_forward_kernel", lambda f: (
-        array(f, 2), array(f, 1), TILES, TILES, INDICES, I64, TILES,
+        array(f, 1), array(f, 1), TILES, TILES, INDICES, I64, TILES,
         array(f, 1), array(f, 1), DOUBLES,
     )),
     "networks_backward": ("networks", "_backward_kernel", lambda f: (
-        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, I64, array(f, 2),
+        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, array(f, 1), array(f, 1),
     )),
     "networks_gradient": ("networks", "_gradient_kernel", lambda f: (
-        array(f, 2), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,
-        TILES, INDICES, I64, ROWS,
+        array(f, 1), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,
+        TILES, INDICES, ROWS,
     )),
     "opposite_pairs": ("pairs", "_opposite_kernel", lambda f: (
         PAIRS[3], INDICES, INDICES, INDICES, *PAIRS[7:], I64, INDICES,
