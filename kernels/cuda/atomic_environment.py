@@ -19,6 +19,9 @@ Triplets of one tile of neighbours are taken once.  Of n neighbours, number m is
 with j = m mod n and k = j + m // n + 1 mod n: m < n (n - 1) / 2 runs through all of them.  If there
 are more neighbours than threads, all pairs of tiles are taken, forward once, backward twice.
 
+Loops over what threads share out are written with while: a range with a step that is not constant
+divides, and keeps more numbers.
+
 Of ANI-1x, an atom with 16 neighbours, 10 of them in 45 triplets, costs about 10 kflop and 1.5 KB
 written on the way forward, 20 kflop and 1.5 KB read on the way back, in 6 to 8 KB of shared memory:
 5 % of what its network costs.
@@ -75,8 +78,8 @@ def _stage(
     cuda.syncthreads()
     place, count = 0, 0
     for other in range(min(n_threads, end - first)):
-        place += flags[other] if other < t else 0
-        count += flags[other]
+        place += flags[np.uintp(other)] if other < t else 0
+        count += flags[np.uintp(other)]
     if flag == 0:
         place = -1
     else:
@@ -92,12 +95,14 @@ def _stage(
 def _starts(flags, row_begin, i, n_species, first, end, start):
     """Where the species begin in a tile of near neighbours, n_species + 1 numbers."""
     t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
-    for z in range(t, n_species + 1, n_threads):
+    z = t
+    while z < n_species + 1:
         bound = row_begin[i * n_species + z] if z < n_species else end
         total = 0
         for other in range(min(max(bound - first, 0), n_threads)):
-            total += flags[other]
+            total += flags[np.uintp(other)]
         start[z] = total
+        z += n_threads
 
 
 @cuda.jit(device=True)
@@ -120,6 +125,19 @@ def _raised(y, power, exponent, one):
         y *= y
         power >>= 1
     return result
+
+
+@cuda.jit(device=True)
+def _triplet(near_a, near_b, j, k, half):
+    """Cosine, mean distance and product of the cutoffs of two near neighbours."""
+    n_threads = cuda.blockDim.x
+    # indices of integers that may be negative would cost as much as the sums
+    x = near_a[np.uintp(NX * n_threads + j)] * near_b[np.uintp(NX * n_threads + k)]
+    y = near_a[np.uintp(NY * n_threads + j)] * near_b[np.uintp(NY * n_threads + k)]
+    z = near_a[np.uintp(NZ * n_threads + j)] * near_b[np.uintp(NZ * n_threads + k)]
+    r = near_a[np.uintp(NR * n_threads + j)] + near_b[np.uintp(NR * n_threads + k)]
+    f = near_a[np.uintp(NF * n_threads + j)] * near_b[np.uintp(NF * n_threads + k)]
+    return x + y + z, half * r, f
 
 
 @cuda.jit
@@ -151,10 +169,13 @@ def _forward_kernel(
     eta_radial, eta, zeta, squeeze = constants[4], constants[5], constants[6], constants[7]
     zero = one - one
     quarter = half * half
-    for k in range(t, n_features, n_threads):
+    k = t
+    while k < n_features:
         buffer[k] = zero
+        k += n_threads
     begin, end = row_begin[i * n_species], row_end[i * n_species + n_species - 1]
-    for first in range(begin, end, n_threads):
+    first = begin
+    while first < end:
         _, _, _, r, _, v, _, _, _ = _stage(
             positions, cells, offsets, neighbor, shift, atom, s, first, end, constants,
             inverse_cutoff, sine, near_a, flags,
@@ -163,7 +184,8 @@ def _forward_kernel(
         rows[t] = r
         rows[n_threads + t] = _cutoff(v, constants, sine)
         cuda.syncthreads()
-        for k in range(t, first_angular, n_threads):
+        k = t
+        while k < first_angular:
             z = k // n_radial
             low = max(row_begin[i * n_species + z], first) - first
             high = min(row_end[i * n_species + z], first + n_threads) - first
@@ -173,7 +195,9 @@ def _forward_kernel(
                 x = rows[other] - shift_m
                 total += quarter * rows[n_threads + other] * math.exp(-eta_radial * (x * x))
             buffer[k] = total
-        for second in range(first, end, n_threads):
+            k += n_threads
+        second = first
+        while second < end:
             near_b, start_b = near_a, start_a
             cuda.syncthreads()
             if second > first:
@@ -186,7 +210,8 @@ def _forward_kernel(
                 _starts(flags, row_begin, i, n_species, second, end, start_b)
                 cuda.syncthreads()
             # number of the first triplet of every pair of species
-            for q in range(t, n_kinds + 1, n_threads):
+            q = t
+            while q < n_kinds + 1:
                 total, y, z = 0, 0, 0
                 for _ in range(q):
                     n, n_other = start_a[y + 1] - start_a[y], start_b[z + 1] - start_b[z]
@@ -196,9 +221,11 @@ def _forward_kernel(
                         y += 1
                         z = y
                 begins[q] = total
+                q += n_threads
             cuda.syncthreads()
             n_triplets = begins[n_kinds]
-            for low in range(0, n_triplets, n_threads):
+            low = 0
+            while low < n_triplets:
                 m = low + t
                 if m < n_triplets:
                     q, y, z = 0, 0, 0
@@ -215,36 +242,40 @@ def _forward_kernel(
                         k = (j + k + 1) % n
                     j += start_a[y]
                     k += start_b[z]
-                    c = near_a[NX * n_threads + j] * near_b[NX * n_threads + k]
-                    c += near_a[NY * n_threads + j] * near_b[NY * n_threads + k]
-                    c += near_a[NZ * n_threads + j] * near_b[NZ * n_threads + k]
-                    middle = half * (near_a[NR * n_threads + j] + near_b[NR * n_threads + k])
-                    weight = near_a[NF * n_threads + j] * near_b[NF * n_threads + k]
+                    c, middle, weight = _triplet(near_a, near_b, j, k, half)
                     weight += weight
-                    row = rows[t * width : (t + 1) * width]
                     for a in range(n_angular):
                         x = middle - angular_shifts[a]
-                        row[a] = weight * math.exp(-eta * (x * x))
+                        rows[np.uintp(t * width + a)] = weight * math.exp(-eta * (x * x))
                     c *= squeeze
                     sine_of = math.sqrt(one - c * c)
                     for w in range(n_angle):
                         y_w = half + half * (angle_cosine[w] * c + angle_sine[w] * sine_of)
-                        row[n_angular + w] = _raised(y_w, power if power > 0 else -1, zeta, one)
+                        value = _raised(y_w, power if power > 0 else -1, zeta, one)
+                        rows[np.uintp(t * width + n_angular + w)] = value
                 cuda.syncthreads()
-                for column in range(t, n_kinds * n_of_pair, n_threads):
+                column = t
+                while column < n_kinds * n_of_pair:
                     q = column // n_of_pair
                     w = column % n_angle
                     a = (column - q * n_of_pair) // n_angle
                     total = buffer[first_angular + column]
                     last = min(begins[q + 1] - low, n_threads)
                     for other in range(max(begins[q] - low, 0), last):
-                        total += rows[other * width + a] * rows[other * width + n_angular + w]
+                        row = other * width
+                        total += rows[np.uintp(row + a)] * rows[np.uintp(row + n_angular + w)]
                     buffer[first_angular + column] = total
+                    column += n_threads
                 cuda.syncthreads()
+                low += n_threads
+            second += n_threads
         cuda.syncthreads()
+        first += n_threads
     out, centre = place[atom], species[i]
-    for k in range(t, n_features, n_threads):
+    k = t
+    while k < n_features:
         features[out, k] = (buffer[k] - mean[centre, k]) * scale[centre, k]
+        k += n_threads
 
 
 def atomic_environment_forward(
@@ -273,23 +304,22 @@ def atomic_environment_forward(
 @cuda.jit(device=True)
 def _contract(
     near_a, near_b, j, k, coefficients, at, constants, angular_shifts, angle_cosine, angle_sine,
-    power, row,
+    power, rows, row,
 ):  # fmt: skip
-    """sum_az c_az radial_a angle_z of one triplet; row[:3] = 2 V, f f dV/d mean, 2 f f dV/d cos."""
-    n_threads = cuda.blockDim.x
+    """sum_az c_az radial_a angle_z of one triplet; three numbers from rows[row] on.
+
+    They are 2 V, f f dV/d(mean distance) and 2 f f dV/d(cosine).
+    """
     n_angular, n_angle = angular_shifts.size, angle_cosine.size
     one, half = constants[0], constants[1]
     eta, zeta, squeeze = constants[5], constants[6], constants[7]
     zero = one - one
-    c = near_a[NX * n_threads + j] * near_b[NX * n_threads + k]
-    c += near_a[NY * n_threads + j] * near_b[NY * n_threads + k]
-    c += near_a[NZ * n_threads + j] * near_b[NZ * n_threads + k]
-    middle = half * (near_a[NR * n_threads + j] + near_b[NR * n_threads + k])
+    c, middle, weight = _triplet(near_a, near_b, j, k, half)
     for a in range(n_angular):
         x = middle - angular_shifts[a]
         e = math.exp(-eta * (x * x))
-        row[a] = e
-        row[n_angular + a] = x * e
+        rows[np.uintp(row + a)] = e
+        rows[np.uintp(row + n_angular + a)] = x * e
     c *= squeeze
     sine_of = math.sqrt(one - c * c)
     ratio = c / sine_of
@@ -297,18 +327,17 @@ def _contract(
     for w in range(n_angle):
         u, v = zero, zero
         for a in range(n_angular):
-            g = coefficients[at + a * n_angle + w]
-            u += g * row[a]
-            v += g * row[n_angular + a]
+            g = coefficients[np.uintp(at + a * n_angle + w)]
+            u += g * rows[np.uintp(row + a)]
+            v += g * rows[np.uintp(row + n_angular + a)]
         y = half + half * (angle_cosine[w] * c + angle_sine[w] * sine_of)
         p = _raised(y, power - 1 if power > 0 else -1, zeta - one, one)
         value += u * (p * y)
         by_middle += v * (p * y)
         by_cosine += u * (p * (angle_cosine[w] - angle_sine[w] * ratio))
-    weight = near_a[NF * n_threads + j] * near_b[NF * n_threads + k]
-    row[0] = value + value
-    row[1] = -(eta + eta) * weight * by_middle
-    row[2] = zeta * squeeze * weight * by_cosine
+    rows[np.uintp(row)] = value + value
+    rows[np.uintp(row + 1)] = -(eta + eta) * weight * by_middle
+    rows[np.uintp(row + 2)] = zeta * squeeze * weight * by_cosine
 
 
 @cuda.jit
@@ -342,11 +371,14 @@ def _backward_kernel(
     eta_radial = constants[4]
     zero = one - one
     row, centre = place[atom], species[i]
-    for k in range(t, n_features, n_threads):
+    k = t
+    while k < n_features:
         q = max(k - first_angular, 0) // n_of_pair
         buffer[k + q * (gap - n_of_pair)] = d_features[row, k] * scale[centre, k]
+        k += n_threads
     begin, end = row_begin[i * n_species], row_end[i * n_species + n_species - 1]
-    for first in range(begin, end, n_threads):
+    first = begin
+    while first < end:
         pair = first + t
         x, y, z, r, inverse, v, v_angular, own, count = _stage(
             positions, cells, offsets, neighbor, shift, atom, s, first, end, constants,
@@ -366,7 +398,8 @@ def _backward_kernel(
                 g += e * (df - (eta_radial + eta_radial) * x_m * f)
         df = to_angular * _cutoff_slope(v_angular, constants, cosine)
         gx, gy, gz = zero, zero, zero
-        for second in range(begin, end, n_threads):
+        second = begin
+        while second < end:
             same = second == first
             near_b, kinds_b, n_others = near_a, kinds_a, count
             cuda.syncthreads()
@@ -384,7 +417,8 @@ def _backward_kernel(
                     kinds_b[other] = kind
                 cuda.syncthreads()
             n_triplets = count * (count - 1) // 2 if same else count * n_others
-            for low in range(0, n_triplets, n_threads):
+            low = 0
+            while low < n_triplets:
                 high = min(low + n_threads, n_triplets)
                 m = low + t
                 if m < high:
@@ -396,7 +430,7 @@ def _backward_kernel(
                     _contract(
                         near_a, near_b, j, k, buffer, first_angular + q * gap, constants,
                         angular_shifts, angle_cosine, angle_sine, power,
-                        rows[t * width : (t + 1) * width],
+                        rows, t * width,
                     )  # fmt: skip
                 cuda.syncthreads()
                 if own >= 0:
@@ -409,13 +443,15 @@ def _backward_kernel(
                             m = d * count + (own if side == 0 else k)
                             if low <= m < high:
                                 at_row = (m - low) * width
-                                by_cosine = rows[at_row + 2]
-                                g += rows[at_row] * df * near_b[NF * n_threads + k]
-                                g += rows[at_row + 1]
-                                gx += by_cosine * near_b[NX * n_threads + k]
-                                gy += by_cosine * near_b[NY * n_threads + k]
-                                gz += by_cosine * near_b[NZ * n_threads + k]
+                                by_cosine = rows[np.uintp(at_row + 2)]
+                                f = near_b[np.uintp(NF * n_threads + k)]
+                                g += rows[np.uintp(at_row)] * df * f + rows[np.uintp(at_row + 1)]
+                                gx += by_cosine * near_b[np.uintp(NX * n_threads + k)]
+                                gy += by_cosine * near_b[np.uintp(NY * n_threads + k)]
+                                gz += by_cosine * near_b[np.uintp(NZ * n_threads + k)]
                 cuda.syncthreads()
+                low += n_threads
+            second += n_threads
         if pair < end:
             # d cos / d(separation) = (other unit vector - cos * own) / r
             g -= inverse * (gx * x + gy * y + gz * z)
@@ -424,6 +460,7 @@ def _backward_kernel(
             d_separations[out, 1] = g * y + inverse * gy
             d_separations[out, 2] = g * z + inverse * gz
         cuda.syncthreads()
+        first += n_threads
 
 
 def atomic_environment_backward(

@@ -65,27 +65,43 @@ def _places():
 
 
 @cuda.jit(device=True)
+def _lanes(length):
+    """How the threads go through a matrix with rows of a length, a power of two.
+
+    First row and number in it, and how far on the next are.  Loops are written with while: a range
+    with such steps divides.
+    """
+    t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
+    width = min(length, n_threads)
+    return t // width, t % width, n_threads // width, width
+
+
+@cuda.jit(device=True)
 def _stage(source, first, stride, count, depth, to, items, buffer):
     """buffer[to + k * (items + 1) + m] = source[first + k * stride + m]; 0 for m >= count."""
-    t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
     zero = source.dtype.type(0)
-    width = min(items, n_threads)
-    for k in range(t // width, depth, n_threads // width):
-        for m in range(t % width, items, width):
+    k, first_m, step, width = _lanes(items)
+    while k < depth:
+        m = first_m
+        while m < items:
             value = source[np.uintp(first + k * stride + m)] if m < count else zero
             buffer[np.uintp(to + k * (items + 1) + m)] = value
+            m += width
+        k += step
 
 
 @cuda.jit(device=True)
 def _stage_turned(source, first, stride, count, depth, to, items, buffer):
     """buffer[to + k * (items + 1) + m] = source[first + m * stride + k]; 0 for m >= count."""
-    t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
     zero = source.dtype.type(0)
-    width = min(DEPTH, n_threads)
-    for m in range(t // width, items, n_threads // width):
-        for k in range(t % width, depth, width):
+    m, first_k, step, width = _lanes(DEPTH)
+    while m < items:
+        k = first_k
+        while k < depth:
             value = source[np.uintp(first + m * stride + k)] if m < count else zero
             buffer[np.uintp(to + k * (items + 1) + m)] = value
+            k += width
+        m += step
 
 
 @cuda.jit(device=True)
@@ -168,14 +184,17 @@ def _forward_kernel(
                     inputs, first + row * n_in, count, n_in, theta, at + o, n_out, n_columns,
                     False, buffer, sums,
                 )  # fmt: skip
-                for k in range(t, count * columns, n_threads):
-                    r, u = k // columns, k % columns
-                    if u < n_columns:
+                r, first_u, step, width = _lanes(columns)
+                while r < count:
+                    u = first_u
+                    while u < n_columns:
                         total = buffer[r * (columns + 1) + u] + theta[at + n_in * n_out + o + u]
                         h, slope = activate(activations[z, layer], total)
                         unit = before + (row + r) * n_out + o + u
                         hidden[in_hidden + unit] = h
                         slopes[in_slopes + unit] = slope
+                        u += width
+                    r += step
         cuda.syncthreads()
         at += (n_in + 1) * n_out
         source = before
@@ -249,15 +268,18 @@ def _backward_kernel(
                     deltas, above + row * n_out, count, n_out, theta, at + i * n_out, n_out,
                     n_columns, True, buffer, sums,
                 )  # fmt: skip
-                for k in range(t, count * columns, n_threads):
-                    r, u = k // columns, k % columns
-                    if u < n_columns:
+                r, first_u, step, width = _lanes(columns)
+                while r < count:
+                    u = first_u
+                    while u < n_columns:
                         value = buffer[r * (columns + 1) + u]
                         unit = (row + r) * n_in + i + u
                         if layer == 0:
                             d_features[start * n_in + unit] = value
                         else:
                             deltas[below + unit] = value * slopes[below + unit]
+                        u += width
+                    r += step
         cuda.syncthreads()
         above = below
 
@@ -277,17 +299,19 @@ def networks_backward(
 @cuda.jit(device=True)
 def _stage_inputs(source, first, stride, count, depth, gap, items, buffer):
     """As `_stage`, of a number and that ``gap`` further: their mean, then their difference."""
-    t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
     half = source.dtype.type(0.5)
-    width = min(items, n_threads)
-    for k in range(t // width, depth, n_threads // width):
-        for m in range(t % width, items, width):
+    k, first_m, step, width = _lanes(items)
+    while k < depth:
+        m = first_m
+        while m < items:
             x = y = half - half
             if m < count:
                 place = first + k * stride + m
                 x, y = source[np.uintp(place)], source[np.uintp(place + gap)]
             buffer[np.uintp(k * (items + 1) + m)] = half * (x + y)
             buffer[np.uintp((depth + k) * (items + 1) + m)] = x - y
+            m += width
+        k += step
 
 
 @cuda.jit(device=True)
@@ -296,15 +320,15 @@ def _stage_deltas(deltas, first, stride, count, depth, gap, row_weights, row, to
 
     ``gap`` is the distance to the same row of the opposite replica, in rows.
     """
-    t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
     kind = deltas.dtype.type
     half = kind(0.5)
-    width = min(items, n_threads)
-    for k in range(t // width, depth, n_threads // width):
-        weight = row_weights[row + k]
-        other = row_weights[row + gap + k]
+    k, first_m, step, width = _lanes(items)
+    while k < depth:
+        weight = row_weights[np.uintp(row + k)]
+        other = row_weights[np.uintp(row + gap + k)]
         total, odd = kind(weight + other), kind(0.5 * (weight - other))
-        for m in range(t % width, items, width):
+        m = first_m
+        while m < items:
             left = right = half - half
             if m < count:
                 place = first + k * stride + m
@@ -319,6 +343,8 @@ def _stage_deltas(deltas, first, stride, count, depth, gap, row_weights, row, to
             buffer[np.uintp(to + k * (items + 1) + m)] = left
             if gap > 0:
                 buffer[np.uintp(to + (depth + k) * (items + 1) + m)] = right
+            m += width
+        k += step
 
 
 @cuda.jit
@@ -349,64 +375,64 @@ def _gradient_kernel(
         at, in_hidden, _ = _starts(widths, species_start, z)
         above = in_hidden + start
         source, source_first = features, 0
-        number = 0
+        number = 0  # of blocks of the parameters, layer after layer
         for layer in range(_layers(widths, z)):
             n_in, n_out = widths[z, layer], widths[z, layer + 1]
             if layer == 0:
                 source_first = start * n_in
-            for i in range(0, n_in, inputs_at_once):
-                for o in range(0, n_out, columns):
-                    number += 1
-                    if number % n_parts != part:
-                        continue
+            blocks_across = (n_out + columns - 1) // columns
+            blocks = (n_in + inputs_at_once - 1) // inputs_at_once * blocks_across
+            for block in range((part - number) % n_parts, blocks, n_parts):
+                i, o = block // blocks_across * inputs_at_once, block % blocks_across * columns
+                for k in range(SUMS):
+                    totals[k] = 0.0
+                for u in range(SIDE):
+                    biases[u] = 0.0
+                work = begin * n_replicas
+                while work < tile * n_replicas:
+                    in_replica = (work % n_replicas) * of_replica
+                    row = in_replica + tiles[work // n_replicas, 1]
+                    end_row = in_replica + tiles[work // n_replicas, 2]
+                    work += sides
                     for k in range(SUMS):
-                        totals[k] = 0.0
+                        sums[k] = zero
+                    while row < end_row:
+                        depth = min(rows_at_once, end_row - row)
+                        cuda.syncthreads()
+                        x = source_first + row * n_in + i
+                        if paired:
+                            _stage_inputs(
+                                source, x, n_in, n_in - i, depth, gap * n_in, inputs_at_once, buffer
+                            )
+                        else:
+                            _stage(source, x, n_in, n_in - i, depth, 0, inputs_at_once, buffer)
+                        _stage_deltas(
+                            deltas, above + row * n_out + o, n_out, n_out - o, depth, gap,
+                            row_weights, start + row, to, columns, buffer,
+                        )  # fmt: skip
+                        cuda.syncthreads()
+                        _multiply(
+                            buffer, place_in, inputs_at_once + 1, to + place_out, columns + 1,
+                            sides * depth, sums,
+                        )  # fmt: skip
+                        if i == 0 and place_in == 0:
+                            for k in range(depth):
+                                right = to + k * (columns + 1) + place_out
+                                for u in range(SIDE):
+                                    biases[u] += np.float64(buffer[np.uintp(right + u)])
+                        row += rows_at_once
+                    for k in range(SUMS):
+                        totals[k] += np.float64(sums[k])
+                for r in range(SIDE):
                     for u in range(SIDE):
-                        biases[u] = 0.0
-                    for work in range(begin * n_replicas, tile * n_replicas, sides):
-                        replica = work % n_replicas
-                        first_row = replica * of_replica + tiles[work // n_replicas, 1]
-                        end_row = replica * of_replica + tiles[work // n_replicas, 2]
-                        for k in range(SUMS):
-                            sums[k] = zero
-                        for row in range(first_row, end_row, rows_at_once):
-                            depth = min(rows_at_once, end_row - row)
-                            cuda.syncthreads()
-                            x = source_first + row * n_in + i
-                            if paired:
-                                _stage_inputs(
-                                    source, x, n_in, n_in - i, depth, gap * n_in, inputs_at_once,
-                                    buffer,
-                                )  # fmt: skip
-                            else:
-                                _stage(
-                                    source, x, n_in, n_in - i, depth, 0, inputs_at_once, buffer
-                                )
-                            _stage_deltas(
-                                deltas, above + row * n_out + o, n_out, n_out - o, depth, gap,
-                                row_weights, start + row, to, columns, buffer,
-                            )  # fmt: skip
-                            cuda.syncthreads()
-                            _multiply(
-                                buffer, place_in, inputs_at_once + 1, to + place_out, columns + 1,
-                                sides * depth, sums,
-                            )  # fmt: skip
-                            if i == 0 and place_in == 0:
-                                for k in range(depth):
-                                    right = to + k * (columns + 1) + place_out
-                                    for u in range(SIDE):
-                                        biases[u] += np.float64(buffer[np.uintp(right + u)])
-                        for k in range(SUMS):
-                            totals[k] += np.float64(sums[k])
-                    for r in range(SIDE):
-                        for u in range(SIDE):
-                            own, to_unit = i + place_in + r, o + place_out + u
-                            if own < n_in and to_unit < n_out:
-                                d_theta[chunk, at + own * n_out + to_unit] += totals[r * SIDE + u]
-                    if i == 0 and place_in == 0:
-                        for u in range(SIDE):
-                            if o + place_out + u < n_out:
-                                d_theta[chunk, at + n_in * n_out + o + place_out + u] += biases[u]
+                        own, to_unit = i + place_in + r, o + place_out + u
+                        if own < n_in and to_unit < n_out:
+                            d_theta[chunk, at + own * n_out + to_unit] += totals[r * SIDE + u]
+                if i == 0 and place_in == 0:
+                    for u in range(SIDE):
+                        if o + place_out + u < n_out:
+                            d_theta[chunk, at + n_in * n_out + o + place_out + u] += biases[u]
+            number += blocks
             at += (n_in + 1) * n_out
             source, source_first = hidden, above - start
             above += n_rows * n_out

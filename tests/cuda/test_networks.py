@@ -18,7 +18,11 @@ from tests.naive import networks as naive
 TOLERANCES = {np.float64: 100 * EPS, np.float32: 100 * EPS_32}
 LINEAR = CODES["linear"]
 
-every_type = pytest.mark.parametrize("dtype", TOLERANCES)
+
+@pytest.fixture(autouse=True)
+def few_parts(monkeypatch):
+    """The simulator runs each block in turn; more than one, and fewer than parts of the layers."""
+    monkeypatch.setattr(cuda, "PARTS", 3)
 
 
 class Case:
@@ -71,7 +75,8 @@ class Case:
 
     def forward(self, kernel, move, empty):
         """hidden, slopes and output."""
-        hidden, slopes = empty(self.n_hidden, self.dtype), empty(self.n_hidden + self.n_rows, self.dtype)
+        hidden = empty(self.n_hidden, self.dtype)
+        slopes = empty(self.n_hidden + self.n_rows, self.dtype)
         output = empty(self.n_rows, np.float64)
         start, n_replicas, tiles, chunks = self.shared
         kernel(
@@ -123,21 +128,22 @@ def check(case, *, paired=False):
     check_close(found.copy_to_host(), expected, tolerance)
 
 
-@every_type
-@pytest.mark.parametrize("n_chunks", [1, 3])
-@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "paired", "n_chunks"),
+    [(np.float32, False, 1), (np.float32, True, 3), (np.float64, False, 3), (np.float64, True, 1)],
+)
 def test_networks_are_those_of_the_processor(dtype, paired, n_chunks):
     """Species with none to three hidden layers, wider than a block's columns, one without atoms."""
-    widths, counts = [[35, 3], [], [4, 6, 5], [2]], [9, 3, 6, 0]
-    n_replicas = 4 if paired else 1
+    widths, counts = [[35, 3], [], [4, 6, 5], [2]], [5, 3, 2, 0]
+    n_replicas = (4 if n_chunks == 3 else 2) if paired else 1
     case = Case(dtype, widths, counts, n_chunks=n_chunks, n_replicas=n_replicas)
     check(case, paired=paired)
 
 
 def test_networks_of_several_tiles(monkeypatch):
     monkeypatch.setattr("fdforce.batch.TILE_ATOMS", 5)
-    case = Case(np.float64, [[3], [2, 2]], [17, 6], n_chunks=3, n_replicas=2)
-    assert len(case.tiles) == 6
+    case = Case(np.float64, [[3], [2, 2]], [13, 6], n_chunks=3, n_replicas=2, n_features=3)
+    assert len(case.tiles) == 5
     check(case, paired=True)
     check(case)
 
