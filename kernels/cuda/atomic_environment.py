@@ -23,8 +23,8 @@ Loops over what threads share out are written with while: a range with a step th
 divides, and keeps more numbers.
 
 Of ANI-1x, an atom with 16 neighbours, 10 of them in 45 triplets, costs about 10 kflop and 1.5 KB
-written on the way forward, 20 kflop and 1.5 KB read on the way back, in 6 to 8 KB of shared memory:
-5 % of what its network costs.
+written on the way forward, 20 kflop and 1.5 KB read on the way back, in 7 KB of shared memory: by
+these counts 5 and 10 % of what its network costs.
 """
 
 import math

@@ -10,11 +10,12 @@ Forward and backward give a block to every tile of rows and replica, which goes 
 by itself.  The gradient gives blocks to chunks of tiles of rows and, within a chunk, to parts of
 the parameters.  So no two blocks write to the same place.
 
-With 384-160-128-96-1 units (ANI) an atom costs 0.19 Mflop on each way forward and backward and,
-for a pair of replicas, 0.38 Mflop in the gradient.  A block of 64 rows reads 94000 weights for them
-once and its inputs once for every 32 columns, 32 flop for every number read from outside of shared
-memory at most and 21 with its tiles of 64 x 32; each of these passes writes or reads 384 units and
-their slopes or deltas, 3 KB per atom in float32.
+With 384-160-128-96-1 units (ANI) an atom costs 0.19 Mflop on each way forward and backward; in the
+gradient, a pair of replicas costs 0.14 Mflop for deltas on each side and 0.38 Mflop for the sums.
+A tile of 64 x 32 numbers does 43 flop for every number that is staged, 11 for every byte in
+float32.  Forward and backward read or write 384 units and slopes, 3 KB of each atom.  Deltas go
+through an array of the size of slopes, which the functions below allocate: the gradient needs
+those of all layers, and in shared memory few rows would fit.
 """
 
 import numpy as np
