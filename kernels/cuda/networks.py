@@ -11,7 +11,7 @@ by itself.  The gradient gives blocks to chunks of tiles of rows and, within a c
 the parameters.  So no two blocks write to the same place.
 
 With 384-160-128-96-1 units (ANI) an atom costs 0.19 Mflop on each way forward and backward; in the
-gradient, a pair of replicas costs 0.14 Mflop for deltas on each side and 0.38 Mflop for the sums.
+gradient, a pair of replicas costs 0.07 Mflop on each side for deltas and 0.38 Mflop for the sums.
 A tile of 64 x 32 numbers does 43 flop for every number that is staged, 11 for every byte in
 float32.  Forward and backward read or write 384 units and slopes, 3 KB of each atom.  Deltas go
 through an array of the size of slopes, which the functions below allocate: the gradient needs
