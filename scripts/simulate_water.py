@@ -5,11 +5,10 @@
 
 Langevin dynamics of the first validation structure with a time step of 0.5 fs. The run is intact
 when at every sampled step each hydrogen is within 1.3 Å of the oxygen that it began with, and of
-all
-oxygens nearest to that one. (That no other oxygen be within 1.3 Å would be too much to ask: short
-hydrogen bonds at 400 K come to 1.29 Å for a moment, while the bond itself is 1.02 to 1.14 Å long.)
-The radial distribution function is a mean over the second half of the run, beside that of the
-training data.
+all oxygens nearest to that one. (That no other oxygen be within 1.3 Å would be too much to ask:
+short hydrogen bonds at 400 K come to 1.29 Å for a moment, while the bond itself is 1.02 to 1.14 Å
+long.) The radial distribution function is a mean over the second half of the run, beside that of
+the training data.
 """
 
 import argparse

@@ -12,8 +12,6 @@ DIRECTIONS = ("_forward", "_backward", "_gradient")
 # module.function -> why there is no twin; an entry whose twin exists fails
 NONE_YET = "no kernel for the GPU yet"
 MISSING = {
-    "atomic_environment.atomic_environment_backward": NONE_YET,
-    "atomic_environment.atomic_environment_forward": NONE_YET,
     "bispectrum.bispectrum_backward": NONE_YET,
     "bispectrum.bispectrum_forward": NONE_YET,
     "symmetry_functions.symmetry_functions_backward": NONE_YET,

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdforce.errors import ConfigError
 
-DESCRIPTORS_THERE = ("chebyshev", "power_spectrum")
+DESCRIPTORS_THERE = ("atomic_environment_vector", "chebyshev", "power_spectrum")
 """Names of the descriptors that have kernels for the GPU."""
 
 

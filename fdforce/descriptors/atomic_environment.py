@@ -10,9 +10,11 @@ import numpy as np
 
 from fdforce.descriptors.chebyshev import COSINE_TERMS, SINE_TERMS, _taylor
 from fdforce.descriptors.features import (
+    Tables,
     check_elements,
     compute_features,
     settings_of,
+    working_dtype,
 )
 from fdforce.errors import ConfigError
 
@@ -192,63 +194,48 @@ class AtomicEnvironmentVector:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """As `Descriptor.forward`; `backward` needs nothing but the positions."""
-        from fdforce.kernels.cpu.atomic_environment import atomic_environment_forward
-
-        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
-        tables = self._tables(dtype)
-        features = np.empty((batch.n_atoms, self.n_features), dtype)
-        atomic_environment_forward(
+        device, dtype = batch.device, working_dtype(batch, mean)
+        tables = self._tables.on(device, dtype)
+        features = device.empty((batch.n_atoms, self.n_features), dtype)
+        device.kernels("atomic_environment").atomic_environment_forward(
             *batch.pair_arguments,
-            tables["constants"], self._inverse_cutoff, tables["sine"], tables["radial_shifts"],
+            tables["constants"], tables["inverse_cutoff"], tables["sine"], tables["radial_shifts"],
             tables["angular_shifts"], tables["angle_cosine"], tables["angle_sine"], self._power,
-            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
+            device.cast(mean, dtype), device.cast(scale, dtype), features,
         )  # fmt: skip
-        return features, np.empty((batch.n_atoms if keep else 0, 0), dtype)
+        return features, device.empty((batch.n_atoms if keep else 0, 0), dtype)
 
     def backward(self, batch, d_features, kept, scale):
         """As `Descriptor.backward`."""
-        from fdforce.kernels.cpu.atomic_environment import atomic_environment_backward
-
-        tables = self._tables(d_features.dtype)
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        d_strain = np.zeros((batch.n_atoms, 6), dtype)
-        atomic_environment_backward(
+        device, dtype = batch.device, np.dtype(d_features.dtype)
+        tables, slopes = self._tables.on(device, dtype), device.slopes(batch, dtype)
+        device.kernels("atomic_environment").atomic_environment_backward(
             d_features, *batch.pair_arguments,
-            tables["constants"], self._inverse_cutoff, tables["sine"], tables["cosine"],
+            tables["constants"], tables["inverse_cutoff"], tables["sine"], tables["cosine"],
             tables["radial_shifts"], tables["angular_shifts"], tables["angle_cosine"],
-            tables["angle_sine"], self._power,
-            scale.astype(d_features.dtype, copy=False), d_positions, d_strain,
+            tables["angle_sine"], self._power, device.cast(scale, dtype), *slopes.arrays,
         )  # fmt: skip
-        return d_positions.sum(axis=0), d_strain
+        return slopes.totals()
 
     @property
     def _power(self):
         return int(self.zeta) if self.zeta == int(self.zeta) else 0
 
     @cached_property
-    def _inverse_cutoff(self):
-        return np.array([1 / self.radial_cutoff, 1 / self.angular_cutoff])
+    def _tables(self) -> Tables:
+        return Tables(lambda: _make_tables(self), double=("inverse_cutoff",))
 
-    def _tables(self, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in self._table_cache:
-            self._table_cache[dtype] = {
-                key: np.ascontiguousarray(table, dtype) for key, table in self._make_tables()
-            }
-        return self._table_cache[dtype]
 
-    @cached_property
-    def _table_cache(self):
-        return {}
-
-    def _make_tables(self):
-        constants = [1, 0.5, *self._inverse_cutoff]
-        constants += [self.radial_eta, self.angular_eta, self.zeta, SQUEEZE]
-        yield "constants", constants
-        yield "sine", [_taylor(2 * k + 1, k) / 2 for k in range(SINE_TERMS)]
-        yield "cosine", [-np.pi / 2 * _taylor(2 * k, k) for k in range(COSINE_TERMS)]
-        yield "radial_shifts", self.radial_shifts
-        yield "angular_shifts", self.angular_shifts
-        yield "angle_cosine", np.cos(self.angle_shifts)
-        yield "angle_sine", np.sin(self.angle_shifts)
+def _make_tables(descriptor):
+    inverse_cutoff = np.array([1 / descriptor.radial_cutoff, 1 / descriptor.angular_cutoff])
+    constants = [1, 0.5, *inverse_cutoff, descriptor.radial_eta, descriptor.angular_eta]
+    return {
+        "constants": np.array([*constants, descriptor.zeta, SQUEEZE]),
+        "inverse_cutoff": inverse_cutoff,
+        "sine": np.array([_taylor(2 * k + 1, k) / 2 for k in range(SINE_TERMS)]),
+        "cosine": np.array([-np.pi / 2 * _taylor(2 * k, k) for k in range(COSINE_TERMS)]),
+        "radial_shifts": np.array(descriptor.radial_shifts),
+        "angular_shifts": np.array(descriptor.angular_shifts),
+        "angle_cosine": np.cos(descriptor.angle_shifts),
+        "angle_sine": np.sin(descriptor.angle_shifts),
+    }

@@ -51,7 +51,7 @@ def activate(code, a):
     if code == SILU:
         return x * sigmoid, sigmoid + x * sigmoid * (1.0 - sigmoid)
     if code == CELU:
-        return (x, 1.0) if back else (math.exp(x) - 1.0, math.exp(x))
+        return (x, 1.0) if back else (e - 1.0, e)
     if code == RELU:
         return (x, 1.0) if back else (0.0 * x, 0.0)
     if code == GAUSSIAN:

@@ -37,6 +37,13 @@ def _power_arguments(f):
 
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
 SIGNATURES = {
+    "atomic_environment_forward": ("atomic_environment", "_forward_kernel", lambda f: (
+        *PAIRS, PLACE, array(f, 1), DOUBLES, *[array(f, 1)] * 5, I64, *[array(f, 2)] * 3,
+    )),
+    "atomic_environment_backward": ("atomic_environment", "_backward_kernel", lambda f: (
+        array(f, 2), *PAIRS, PAIR_OFFSET, PLACE, array(f, 1), DOUBLES, *[array(f, 1)] * 6, I64,
+        *[array(f, 2)] * 2,
+    )),
     "chebyshev_forward": ("chebyshev", "_forward_kernel", lambda f: (
         *PAIRS, PLACE, *_chebyshev_tables(f, backward=False), array(f, 2), array(f, 2), I64,
         array(f, 2), array(f, 3),
@@ -61,15 +68,15 @@ SIGNATURES = {
         *PAIRS, *[ROWS] * 7, F64, DOUBLES, ROWS, ROWS,
     )),
     "networks_forward": ("networks", "_forward_kernel", lambda f: (
-        array(f, 2), array(f, 1), TILES, TILES, INDICES, I64, TILES,
+        array(f, 1), array(f, 1), TILES, TILES, INDICES, I64, TILES,
         array(f, 1), array(f, 1), DOUBLES,
     )),
     "networks_backward": ("networks", "_backward_kernel", lambda f: (
-        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, I64, array(f, 2),
+        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, array(f, 1), array(f, 1),
     )),
     "networks_gradient": ("networks", "_gradient_kernel", lambda f: (
-        array(f, 2), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,
-        TILES, INDICES, I64, ROWS,
+        array(f, 1), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,
+        TILES, INDICES, ROWS,
     )),
     "opposite_pairs": ("pairs", "_opposite_kernel", lambda f: (
         PAIRS[3], INDICES, INDICES, INDICES, *PAIRS[7:], I64, INDICES,
