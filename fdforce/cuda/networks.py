@@ -108,7 +108,7 @@ class DeviceNetworks:
         d_features = device.empty(state.features.shape, self.dtype)
         device.kernels("networks").networks_backward(
             state.slopes, self._theta, self._widths, batch.species_start, batch.n_replicas,
-            batch.tiles, batch.tile_chunks, d_features,
+            batch.tiles, batch.tile_chunks, self._deltas(state), d_features,
         )  # fmt: skip
         d_positions, d_strain = self.descriptor.backward(
             batch, d_features, state.densities, self._slope_scale
@@ -118,6 +118,10 @@ class DeviceNetworks:
         reductions.sum_virials(d_strain, batch.offsets, virial)
         reductions.negate(d_positions.reshape(d_positions.size))
         return d_positions, virial
+
+    def _deltas(self, state):
+        """Scratch of the backward passes."""
+        return self.device.empty(state.slopes.size, self.dtype)
 
     def gradient(self, state: DeviceState, weights, total) -> None:
         """``sum_s weights[s] dE_s/dtheta`` into ``total`` (P,), float64, all on the device."""
@@ -130,6 +134,6 @@ class DeviceNetworks:
         device.kernels("networks").networks_gradient(
             state.features, state.hidden, state.slopes, row_weights, self._theta, self._widths,
             batch.species_start, batch.n_replicas, bool(paired), batch.tiles, batch.tile_chunks,
-            parts,
+            self._deltas(state), parts,
         )  # fmt: skip
         reductions.sum_chunks(parts, total)

@@ -14,8 +14,8 @@ With 384-160-128-96-1 units (ANI) an atom costs 0.19 Mflop on each way forward a
 gradient, a pair of replicas costs 0.07 Mflop on each side for deltas and 0.38 Mflop for the sums.
 A tile of 64 x 32 numbers does 43 flop for every number that is staged, 11 for every byte in
 float32.  Forward and backward read or write 384 units and slopes, 3 KB of each atom.  Deltas go
-through an array of the size of slopes, which the functions below allocate: the gradient needs
-those of all layers, and in shared memory few rows would fit.
+through an array of the size of slopes: the gradient needs those of all layers, and in shared memory
+few rows would fit.
 """
 
 import numpy as np
@@ -233,10 +233,10 @@ def _shared(theta):
 
 @cuda.jit
 def _backward_kernel(
-    slopes, theta, widths, species_start, n_replicas, tiles,
+    slopes, theta, widths, species_start, n_replicas, tiles, lowest,
     deltas, d_features,
 ):  # fmt: skip
-    """deltas = dy/da of all units, laid out as slopes; d_features too unless it is empty."""
+    """deltas = dy/da of all units, laid out as slopes; d_features too if the lowest layer is 0."""
     buffer = cuda.shared.array(0, theta.dtype)
     sums = cuda.local.array(SUMS, theta.dtype)
     t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
@@ -255,12 +255,10 @@ def _backward_kernel(
     for row in range(first_row + t, end_row, n_threads):
         deltas[above + row] = slopes[above + row]
     cuda.syncthreads()
-    for layer in range(n_layers - 1, -1, -1):
+    for layer in range(n_layers - 1, lowest - 1, -1):
         n_in, n_out = widths[z, layer], widths[z, layer + 1]
         at -= (n_in + 1) * n_out
         below = above - n_rows * n_in
-        if layer == 0 and d_features.size == 0:
-            return
         for row in range(first_row, end_row, rows_at_once):
             count = min(rows_at_once, end_row - row)
             for i in range(0, n_in, columns):
@@ -287,12 +285,11 @@ def _backward_kernel(
 
 def networks_backward(
     slopes, theta, widths, species_start, n_replicas, tiles, chunks,
-    d_features,
+    deltas, d_features,
 ):  # fmt: skip
     """d_features = dy/d features of every atom (overwritten: nothing else adds to it)."""
-    deltas = cuda.device_array(slopes.size, slopes.dtype)
     launch(_backward_kernel, (tiles.shape[0], n_replicas), *_shared(theta))(
-        slopes, theta, widths, species_start, n_replicas, tiles, deltas,
+        slopes, theta, widths, species_start, n_replicas, tiles, 0, deltas,
         d_features.reshape(d_features.size),
     )  # fmt: skip
 
@@ -442,16 +439,15 @@ def _gradient_kernel(
 def networks_gradient(
     features, hidden, slopes, row_weights, theta, widths, species_start, n_replicas, paired,
     tiles, chunks,
-    d_theta,
+    deltas, d_theta,
 ):  # fmt: skip
     """Add ``sum_rows row_weights dy/d theta`` to d_theta (n_chunks, n_parameters), float64.
 
     With ``paired``, replicas (+, -, +, -, ..) are combined as in the CPU twin.
     """
-    deltas = cuda.device_array(slopes.size, slopes.dtype)
     features = features.reshape(features.size)
     launch(_backward_kernel, (tiles.shape[0], n_replicas), *_shared(theta))(
-        slopes, theta, widths, species_start, n_replicas, tiles, deltas, features[:0]
+        slopes, theta, widths, species_start, n_replicas, tiles, 1, deltas, features
     )
     launch(_gradient_kernel, (chunks.size - 1, PARTS), *_shared(theta))(
         features, hidden, deltas, row_weights, theta, widths, species_start, n_replicas, paired,

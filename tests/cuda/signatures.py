@@ -72,7 +72,7 @@ SIGNATURES = {
         array(f, 1), array(f, 1), DOUBLES,
     )),
     "networks_backward": ("networks", "_backward_kernel", lambda f: (
-        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, array(f, 1), array(f, 1),
+        array(f, 1), array(f, 1), TILES, INDICES, I64, TILES, I64, array(f, 1), array(f, 1),
     )),
     "networks_gradient": ("networks", "_gradient_kernel", lambda f: (
         array(f, 1), array(f, 1), array(f, 1), DOUBLES, array(f, 1), TILES, INDICES, I64, SWITCH,

@@ -85,13 +85,18 @@ class Case:
         )  # fmt: skip
         return hidden, slopes, output
 
+    def scratch(self, kernel):
+        """Deltas, which only kernels of the device ask for."""
+        on_device = kernel in (cuda.networks_backward, cuda.networks_gradient)
+        return [unset(self.n_hidden + self.n_rows, self.dtype)] if on_device else []
+
     def backward(self, kernel, move, empty, slopes):
         """d_features."""
         d_features = empty(self.features.shape, self.dtype)
         start, n_replicas, tiles, chunks = self.shared
         kernel(
             slopes, move(self.theta), move(self.widths), move(start), n_replicas, move(tiles),
-            move(chunks), d_features,
+            move(chunks), *self.scratch(kernel), d_features,
         )  # fmt: skip
         return d_features
 
@@ -101,7 +106,8 @@ class Case:
         start, n_replicas, tiles, chunks = self.shared
         kernel(
             move(self.features), hidden, slopes, move(self.row_weights), move(self.theta),
-            move(self.widths), move(start), n_replicas, paired, move(tiles), move(chunks), d_theta,
+            move(self.widths), move(start), n_replicas, paired, move(tiles), move(chunks),
+            *self.scratch(kernel), d_theta,
         )  # fmt: skip
         return d_theta
 
