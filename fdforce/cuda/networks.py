@@ -9,7 +9,7 @@ import numpy as np
 
 from fdforce.errors import ConfigError
 
-DESCRIPTORS_THERE = ("chebyshev",)
+DESCRIPTORS_THERE = ("chebyshev", "symmetry_functions", "weighted_symmetry_functions")
 """Names of the descriptors that have kernels for the GPU."""
 
 
