@@ -14,7 +14,7 @@ own row of shared memory and adds to its own sums there, one for each member of 
 threads add up the rows of others in their order. On the way back every neighbour j meets all
 others, and its threads add up its slope alone: twice the arithmetic, and no two threads write to
 the same place. Pairs within reach come first in a row of the list, but for those that moved:
-``ends`` holds the end of the last of them.
+``ends`` holds the end of the last of them, anew where a block has another reach.
 
 A pair costs some 10 operations in double precision, then on the way forward two for each angular
 and member, and three (narrow ones 40) for each group; twice that or so on the way back, and both
@@ -24,6 +24,8 @@ orders of each pair. The neighbours are read from the device's memory once for e
 """
 
 import math
+
+import numpy as np
 
 from ..cpu.symmetry_functions import POWER, PRODUCT, REAL_POWER
 from .cutoffs import core_function, cutoff_function, factor_function
@@ -83,21 +85,24 @@ def _angulars(angulars, table, begin, end, cores, c, slopes, row):
     """Angulars of a pair in the order of a block, then if asked their slopes."""
     one = cores[0, 0]
     n = end - begin
-    for m in range(begin, end):
-        how, at = angulars[m, 0], m - begin
+    for at in range(n):
+        m = np.uintp(begin + at)
+        how = angulars[m, 0]
         if how == POWER:
             value, slope = one / (one + one) + table[m, 0] * c, table[m, 0]
         elif how == PRODUCT:
             a, b = angulars[m, 1], angulars[m, 2]
-            value = row[a] * row[b]
-            slope = row[a] * row[n + b] + row[b] * row[n + a] if slopes else value
+            first, second = row[np.uintp(a)], row[np.uintp(b)]
+            value = slope = first * second
+            if slopes:
+                slope = first * row[np.uintp(n + b)] + second * row[np.uintp(n + a)]
         elif how == REAL_POWER:
             value, slope = _power(table, m, one, c)
         else:
             value, slope = _window(table, m, cores, c)
-        row[at] = value
+        row[np.uintp(at)] = value
         if slopes:
-            row[n + at] = slope
+            row[np.uintp(n + at)] = slope
 
 
 @cuda.jit(device=True)
@@ -115,12 +120,12 @@ def _side_factor(
 
 @cuda.jit(device=True)
 def _find_ends(
-    positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, structure, row, low, high,
-    reach, slots, ends,
+    positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, structure, row, reach,
+    slots, ends,
 ):  # fmt: skip
-    """Ends of the pairs within reach, of the rows of species low .. high - 1 of an atom."""
+    """Ends of the pairs within reach, of the rows of an atom, of which `row` is the first."""
     t, n_threads = cuda.threadIdx.x, cuda.blockDim.x
-    for z in range(low, high):
+    for z in range(ends.size):
         end = row_begin[row + z]
         for pair in range(row_begin[row + z] + t, row_end[row + z], n_threads):
             x, y, h = separation(
@@ -254,19 +259,17 @@ def _forward_kernel(
                 total += rows[other * width + e - begin]
             raw[radials[e, 1]] += radial_weights[e] * total
         cuda.syncthreads()
+    near_reach = -1.0
     for b in range(block_start[centre], block_start[centre + 1]):
         z1, z2, narrow = blocks[b, 0], blocks[b, 1], blocks[b, 2] == 1
         weighted, same, reach = z1 < 0, z1 == z2, block_reach[b]
         low1, high1 = (0, n_species) if weighted else (z1, z1 + 1)
         low2, high2 = (0, n_species) if weighted else (z2, z2 + 1)
-        _find_ends(
-            positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, s, list_row,
-            low1, high1, reach, slots, ends,
-        )  # fmt: skip
-        if not same:
+        if reach != near_reach:
+            near_reach = reach
             _find_ends(
                 positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, s, list_row,
-                low2, high2, reach, slots, ends,
+                reach, slots, ends,
             )  # fmt: skip
         n1 = _count(low1, high1, list_row, row_begin, ends)
         n2 = _count(low2, high2, list_row, row_begin, ends)
@@ -340,7 +343,8 @@ def _forward_kernel(
                             )  # fmt: skip
                             phi *= value
                         for m in range(groups[g, 1], groups[g, 2]):
-                            own[sums + m] += phi * own[members[m, 0]]
+                            angular = own[np.uintp(members[np.uintp(m), 0])]
+                            own[np.uintp(sums + m)] += phi * angular
                 cuda.syncthreads()
         cuda.syncthreads()  # there may have been no tile
         for m in range(first_member + t, last_member, n_threads):
@@ -445,6 +449,7 @@ def _backward_kernel(
             d_separations[out, 1] = along * kind(y * inverse)
             d_separations[out, 2] = along * kind(h * inverse)
     cuda.syncthreads()
+    near_reach = -1.0
     for b in range(block_start[centre], block_start[centre + 1]):
         z1, z2, narrow = blocks[b, 0], blocks[b, 1], blocks[b, 2] == 1
         weighted, same, reach = z1 < 0, z1 == z2, block_reach[b]
@@ -454,22 +459,18 @@ def _backward_kernel(
         first_member, last_member = groups[begin, 1], groups[end - 1, 2]
         for m in range(first_member + t, last_member, n_threads):
             d_sums[m - first_member] = member_weights[m] * d_raw[members[m, 1]]
+        if reach != near_reach:
+            near_reach = reach
+            _find_ends(
+                positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, s, list_row,
+                reach, slots, ends,
+            )  # fmt: skip
         for turn in range(1 if same else 2):
             # neighbours j of one species and k of the other, then the other way round
             low1, high1 = (z2, z2 + 1) if turn == 1 else (z1, z1 + 1)
             low2, high2 = (z1, z1 + 1) if turn == 1 else (z2, z2 + 1)
             if weighted:
                 low1, high1, low2, high2 = 0, n_species, 0, n_species
-            if turn == 0:
-                _find_ends(
-                    positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, s,
-                    list_row, low1, high1, reach, slots, ends,
-                )  # fmt: skip
-                if not same:
-                    _find_ends(
-                        positions, cells, offsets, row_begin, row_end, neighbor, shift, atom, s,
-                        list_row, low2, high2, reach, slots, ends,
-                    )  # fmt: skip
             n1 = _count(low1, high1, list_row, row_begin, ends)
             n2 = _count(low2, high2, list_row, row_begin, ends)
             for first in range(0, n1, n_threads):
@@ -528,9 +529,10 @@ def _backward_kernel(
                         for g in range(begin, end):
                             sum_, slope = zero, zero
                             for m in range(groups[g, 1], groups[g, 2]):
-                                d, a_m = d_sums[m - first_member], members[m, 0]
-                                sum_ += d * own[a_m]
-                                slope += d * own[n_angulars + a_m]
+                                d = d_sums[np.uintp(m - first_member)]
+                                at = members[np.uintp(m), 0]
+                                sum_ += d * own[np.uintp(at)]
+                                slope += d * own[np.uintp(n_angulars + at)]
                             column = g - begin
                             phi_j = near_j[j * width_j + column]
                             d_phi_j = near_j[j * width_j + end - begin + column]
