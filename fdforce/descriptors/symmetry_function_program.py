@@ -215,7 +215,7 @@ def _lay_out(program):
             largest[2] = max(largest[2], len(by_factor))
             largest[4] = max(largest[4], sum(map(len, by_factor.values())))
         block_start.append(len(blocks))
-    largest[5] = max(radial_counts, default=0)
+    largest[5] = max(radial_counts)
     for factor in factors:
         if factor[4] is not None:
             cutoffs.setdefault(factor[4], len(cutoffs))

@@ -20,7 +20,8 @@ A pair costs some 10 operations in double precision, then on the way forward two
 and member, and three (narrow ones 40) for each group; twice that or so on the way back, and both
 orders of each pair. The neighbours are read from the device's memory once for each block.
 
-``largest`` stays on the host, where it says how much shared memory a launch needs.
+Threads own members and radial functions when they add up: a block, and a row of radial functions,
+must not have the same feature twice. ``largest`` stays on the host, where it says how much shared memory a launch needs.
 """
 
 import math
