@@ -21,7 +21,8 @@ and member, and three (narrow ones 40) for each group; twice that or so on the w
 orders of each pair. The neighbours are read from the device's memory once for each block.
 
 Threads own members and radial functions when they add up: a block, and a row of radial functions,
-must not have the same feature twice. ``largest`` stays on the host, where it says how much shared memory a launch needs.
+must not have the same feature twice. ``largest`` stays on the host, where it says how much shared
+memory a launch needs.
 """
 
 import math
