@@ -212,7 +212,7 @@ def test_angulars_share_their_powers():
     lines = [f"Cu 9 Cu Cu 0 {sign} {zeta} 5" for sign in (-1, 1) for zeta in (1, 4, 16)]
     tables = SymmetryFunctions(["Cu"], lines)._program._tables
     largest = tables[-1][1]
-    assert largest.tolist() == [1, 10, 1, 16]
+    assert largest.tolist() == [1, 10, 1, 16, 6, 0]
 
 
 @every_system

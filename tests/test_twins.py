@@ -14,8 +14,6 @@ NONE_YET = "no kernel for the GPU yet"
 MISSING = {
     "bispectrum.bispectrum_backward": NONE_YET,
     "bispectrum.bispectrum_forward": NONE_YET,
-    "symmetry_functions.symmetry_functions_backward": NONE_YET,
-    "symmetry_functions.symmetry_functions_forward": NONE_YET,
 }
 
 # what stands in the twin for some arguments in a row; of each entry one holds, or none

@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.polynomial import legendre
 
+from fdforce.descriptors.features import working_dtype
+
 CORES = ("e", "p1", "p2", "p3", "p4")
 """Compact functions; an "a" at the end makes one lopsided."""
 GAUSSIAN, COSINE, COMPACT = range(3)
@@ -88,28 +90,23 @@ class Program:
 
     def forward(self, batch, mean, scale, keep):
         """As `Descriptor.forward`."""
-        from fdforce.kernels.cpu.symmetry_functions import symmetry_functions_forward
-
-        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
-        features = np.empty((batch.n_atoms, self.n_features), dtype)
-        symmetry_functions_forward(
-            *batch.pair_arguments, *self._arguments(dtype),
-            mean.astype(dtype, copy=False), scale.astype(dtype, copy=False), features,
+        device, dtype = batch.device, working_dtype(batch, mean)
+        features = device.empty((batch.n_atoms, self.n_features), dtype)
+        device.kernels("symmetry_functions").symmetry_functions_forward(
+            *batch.pair_arguments, *self._arguments(device, dtype),
+            device.cast(mean, dtype), device.cast(scale, dtype), features,
         )  # fmt: skip
-        return features, np.empty((batch.n_atoms if keep else 0, 0), dtype)
+        return features, device.empty((batch.n_atoms if keep else 0, 0), dtype)
 
     def backward(self, batch, d_features, scale):
         """As `Descriptor.backward`."""
-        from fdforce.kernels.cpu.symmetry_functions import symmetry_functions_backward
-
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        d_strain = np.zeros((batch.n_atoms, 6), dtype)
-        symmetry_functions_backward(
-            d_features, *batch.pair_arguments, *self._arguments(d_features.dtype),
-            scale.astype(d_features.dtype, copy=False), d_positions, d_strain,
+        device, dtype = batch.device, np.dtype(d_features.dtype)
+        slopes = device.slopes(batch, dtype)
+        device.kernels("symmetry_functions").symmetry_functions_backward(
+            d_features, *batch.pair_arguments, *self._arguments(device, dtype),
+            device.cast(scale, dtype), *slopes.arrays,
         )  # fmt: skip
-        return d_positions.sum(axis=0), d_strain
+        return slopes.totals()
 
     @cached_property
     def _tables(self):
@@ -119,14 +116,15 @@ class Program:
     def _cache(self):
         return {}
 
-    def _arguments(self, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in self._cache:
-            self._cache[dtype] = [
-                table.astype(dtype) if kind == "working" else table
+    def _arguments(self, device, dtype):
+        """Tables on a device and in a working dtype."""
+        key = device.name, dtype
+        if key not in self._cache:
+            self._cache[key] = [
+                table if kind == "host" else device.table(table, dtype if kind else table.dtype)
                 for kind, table in self._tables_with_cores(dtype)
             ]
-        return self._cache[dtype]
+        return self._cache[key]
 
     def _tables_with_cores(self, dtype):
         single = dtype == np.float32
@@ -141,7 +139,7 @@ class Program:
         series[0, :11] = [_taylor(2 * k + 1, k) / 2 for k in range(11)]
         series[1] = [-np.pi / 2 * _taylor(2 * k, k) for k in range(12)]
         return [
-            ("", self.cutoff_type), ("working", series), ("working", cores), *self._tables
+            ("host", self.cutoff_type), ("working", series), ("working", cores), *self._tables
         ]  # fmt: skip
 
 
@@ -158,7 +156,10 @@ def _starts(counts):
 
 
 def _lay_out(program):
-    """Arguments of the kernels after `cores`, with what becomes the working dtype marked."""
+    """Arguments of the kernels after `cores`.
+
+    Marked is what becomes the working dtype, and what never goes to a device.
+    """
     n = len(program.numbers)
     factors, factor_start, radials = [], [0], []
     cutoffs = {}
@@ -167,7 +168,7 @@ def _lay_out(program):
     angulars, groups, members = [], [], []
     densities, density_start, density_uses, density_members = [], [0], [], []
     polynomials, costs = {}, []
-    radial_counts, largest = [], [0, 0, 0, 0]
+    radial_counts, largest = [], [0, 0, 0, 0, 0, 0]
     for s in range(n):
         own = program._blocks[s]
         used = [{factor for factor, _, _ in program._radials[s, z]} for z in range(n)]
@@ -212,7 +213,9 @@ def _lay_out(program):
             block_reach.append(max(factor[5] for factor in by_factor))
             largest[1] = max(largest[1], len(recipe))
             largest[2] = max(largest[2], len(by_factor))
+            largest[4] = max(largest[4], sum(map(len, by_factor.values())))
         block_start.append(len(blocks))
+    largest[5] = max(radial_counts)
     for factor in factors:
         if factor[4] is not None:
             cutoffs.setdefault(factor[4], len(cutoffs))
@@ -249,7 +252,7 @@ def _lay_out(program):
         ("", _recursion(largest[3])),
         ("", _norm(largest[3])),
         ("", np.array(costs)),
-        ("", np.array(largest, dtype=np.int64)),
+        ("host", np.array(largest, dtype=np.int64)),
     ]
 
 

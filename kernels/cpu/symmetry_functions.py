@@ -63,7 +63,8 @@ recursion, norm  float64             as of the Chebyshev kernels, of the highest
 costs            (n_species, 5)      time of the densities of an atom, and more for each neighbour;
                  float64             of the blocks that give the same, and more for each pair;
                                      neighbours closer than the last number count
-largest          (4,)                factors of a species, angulars and groups of a block, degree
+largest          (6,)                factors of a species, angulars and groups of a block, degree,
+                                     members of a block, radials of a row
 mean, scale      (n_species,         standardisation of an atom of that species
                  n_features)
 features         (n_atoms_in_all,    ``(G - mean) * scale``; row ``place[i]`` is atom i

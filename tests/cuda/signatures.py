@@ -35,6 +35,15 @@ def _power_arguments(f):
     return array(f, 2), I64, PAIRS[3], PLACE, f, array(f, 1), TILES, INDICES, SWITCH
 
 
+def _symmetry_function_tables(f):
+    """From the type of the cutoff to the weights of members."""
+    return (
+        I64, *[array(f, 2)] * 4, TILES, DOUBLES,
+        INDICES, TILES, array(f, 1), array(f, 1), INDICES, TILES, DOUBLES,
+        TILES, array(f, 2), TILES, TILES, array(f, 1),
+    )  # fmt: skip
+
+
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
 SIGNATURES = {
     "atomic_environment_forward": ("atomic_environment", "_forward_kernel", lambda f: (
@@ -63,6 +72,14 @@ SIGNATURES = {
     )),
     "power_spectrum_backward": ("power_spectrum", "_backward_kernel", lambda f: (
         array(f, 2), *_power_arguments(f), array(f, 2), I64, array(f, 2),
+    )),
+    "symmetry_functions_forward": ("symmetry_functions", "_forward_kernel", lambda f: (
+        *PAIRS, PLACE, *_symmetry_function_tables(f), array(f, 2), array(f, 2), I64, I64, I64,
+        array(f, 2),
+    )),
+    "symmetry_functions_backward": ("symmetry_functions", "_backward_kernel", lambda f: (
+        array(f, 2), *PAIRS, PAIR_OFFSET, PLACE, *_symmetry_function_tables(f), array(f, 2),
+        I64, I64, I64, I64, array(f, 2),
     )),
     "zbl_forward": ("zbl", "_forward_kernel", lambda f: (
         *PAIRS, *[ROWS] * 7, F64, DOUBLES, ROWS, ROWS,
