@@ -14,8 +14,6 @@ NONE_YET = "no kernel for the GPU yet"
 MISSING = {
     "atomic_environment.atomic_environment_backward": NONE_YET,
     "atomic_environment.atomic_environment_forward": NONE_YET,
-    "bispectrum.bispectrum_backward": NONE_YET,
-    "bispectrum.bispectrum_forward": NONE_YET,
     "density.density_backward": NONE_YET,
     "density.density_forward": NONE_YET,
     "power_spectrum.power_spectrum_backward": NONE_YET,

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdforce.errors import ConfigError
 
-DESCRIPTORS_THERE = ("chebyshev",)
+DESCRIPTORS_THERE = ("bispectrum", "chebyshev")
 """Names of the descriptors that have kernels for the GPU."""
 
 

@@ -35,7 +35,9 @@ def launch_over(kernel, n: int):
     return kernel[-(-n // THREADS), THREADS] if n else _nothing
 
 
-def launch(kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0):
+def launch(
+    kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0, most_threads: int = 1024
+):
     """The kernel with so many blocks and what shared memory they need, ready to be called.
 
     Parameters
@@ -43,13 +45,15 @@ def launch(kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0):
     blocks : int, or tuple of int
     bytes_per_thread, bytes_in_all : int
         Of dynamic shared memory.
+    most_threads : int
+        Of a block, where more would have nothing to do. A power of two.
 
     Raises
     ------
     MemoryError
         Not even one thread fits.
     """
-    threads = THREADS
+    threads = min(THREADS, most_threads)
     while threads > 1 and threads * bytes_per_thread + bytes_in_all > SHARED_BYTES:
         threads //= 2
     shared = threads * bytes_per_thread + bytes_in_all
