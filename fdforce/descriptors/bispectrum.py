@@ -485,4 +485,4 @@ def _series(twojmax):
                 sign = 0 if 2 * p == j else (-1) ** (k + p)
                 out.append((n, m))
                 factors.append((re, im, sign * mirror_re, sign * mirror_im))
-    return np.array(out).reshape(-1, 2), np.array(factors, float).reshape(-1, 4)
+    return np.array(out, np.int64).reshape(-1, 2), np.array(factors, float).reshape(-1, 4)
