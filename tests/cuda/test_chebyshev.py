@@ -7,7 +7,7 @@ from fdforce.descriptors import Chebyshev
 from fdforce.kernels.cuda import runtime
 from tests.checks import EPS, EPS_32, cluster, elements_of, plain
 from tests.cuda.on_device import both, check_close, check_descriptor, put
-from tests.naive.chebyshev import chebyshev
+from tests.naive.chebyshev import features as oracle
 from tests.systems import SYSTEMS
 
 # of a feature: sums over up to 60 neighbours; of a derivative: orders squared times that
@@ -16,10 +16,11 @@ NAMES = ["dimer", "atom_on_cutoff", "slab", "thin_triclinic", "three_species"]
 
 every_type = pytest.mark.parametrize("dtype", TOLERANCES)
 
+SETTINGS = dict(radial_cutoff=4.0, radial_order=4, angular_cutoff=3.3, angular_order=3)
+
 
 def descriptor_of(elements, **options):
-    settings = dict(radial_cutoff=4.0, radial_order=4, angular_cutoff=3.3, angular_order=3)
-    return Chebyshev(elements, **settings | options)
+    return Chebyshev(elements, **SETTINGS | options)
 
 
 @every_type
@@ -35,11 +36,7 @@ def test_features_are_those_of_the_oracle(system):
     descriptor = descriptor_of(elements_of(atoms))
     batch = both([atoms], descriptor.elements, descriptor.cutoff)[1]
     features, _ = descriptor.forward(batch, *map(put, plain(descriptor)))
-    expected = chebyshev(
-        atoms.positions, atoms.cell.array, atoms.pbc, radial_cutoff=4.0, radial_order=4,
-        angular_cutoff=3.3, angular_order=3, species=atoms.get_chemical_symbols(),
-        elements=descriptor.elements,
-    )  # fmt: skip
+    expected = oracle(atoms, descriptor.elements, **SETTINGS)
     check_close(
         features.copy_to_host()[batch.place.copy_to_host()], expected, TOLERANCES[np.float64][0]
     )
