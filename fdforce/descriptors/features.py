@@ -71,7 +71,7 @@ class Tables:
         stay integers, and the others take the dtype asked for.
     double : tuple of str
     short : tuple of str
-        Names of integers that fit into 16 bits and stay so on a GPU, which reads them often.
+        Names of indices that fit into 16 bits, which they take on a GPU, where they are read often.
     """
 
     def __init__(self, make, double: tuple[str, ...] = (), short: tuple[str, ...] = ()):
@@ -89,5 +89,5 @@ class Tables:
 
     def _dtype(self, name, table, device, dtype):
         if table.dtype.kind in "iub":
-            return np.dtype(np.int16) if name in self.short and device != "cpu" else table.dtype
+            return np.dtype(np.uint16) if name in self.short and device != "cpu" else table.dtype
         return np.dtype(np.float64) if name in self.double else dtype

@@ -35,6 +35,8 @@ neighbours of an atom rarely are more.
 
 import math
 
+import numpy as np
+
 from .pairs import separation
 from .runtime import SHARED_BYTES, cuda, launch
 
@@ -45,6 +47,12 @@ MANY_BLOCKS = 512
 """Atoms are grouped only as far as so many blocks are left, to keep the whole device at work."""
 
 MOST_THREADS = 64
+
+# An index that might be negative costs more instructions than what is done with the number, so
+# inner loops count in unsigned integers, by `while`. With a signed integer they would become
+# floating numbers.
+TWO, FOUR = np.uintp(2), np.uintp(4)
+NEXT = np.uintp(1)
 
 
 @cuda.jit(device=True)
@@ -107,32 +115,39 @@ def _angle(r, inverse, constants, sine, cosine):
 @cuda.jit(device=True)
 def _grow(row, p, two_j_max, ar, ai, br, bi, strength, zero):
     """Column p of S P_j, j = 2p .. J, level after level, over column p - 1 in the same row."""
+    source, target = np.uintp(0), np.uintp(0)
     if p == 0:
-        row[0], row[1] = strength, zero
+        row[target], row[target + NEXT] = strength, zero
+        target += TWO
     else:
         # column p - 1 began with level 2p - 2; what is read is always ahead of what is written
-        source = 2 * (2 * p - 1)
+        source = np.uintp(2 * (2 * p - 1))
         pr, pi = zero, zero
-        for k in range(2 * p + 1):
-            qr, qi = zero, zero
-            if k < 2 * p:
-                qr, qi = row[source + 2 * k], row[source + 2 * k + 1]
-            row[2 * k] = ar * pr - ai * pi + br * qr - bi * qi
-            row[2 * k + 1] = ar * pi + ai * pr + br * qi + bi * qr
+        last = np.uintp(4 * p)
+        while target < last:
+            qr, qi = row[source], row[source + NEXT]
+            row[target] = ar * pr - ai * pi + br * qr - bi * qi
+            row[target + NEXT] = ar * pi + ai * pr + br * qi + bi * qr
             pr, pi = qr, qi
-    source, target = 0, 2 * (2 * p + 1)
+            source += TWO
+            target += TWO
+        row[target] = ar * pr - ai * pi
+        row[target + NEXT] = ar * pi + ai * pr
+        target += TWO
+        source = np.uintp(0)
     for j in range(2 * p + 1, two_j_max + 1):
         pr, pi = zero, zero
-        for _ in range(j):
-            qr, qi = row[source], row[source + 1]
+        last = target + np.uintp(2 * j)
+        while target < last:
+            qr, qi = row[source], row[source + NEXT]
             row[target] = ar * qr + ai * qi - br * pr - bi * pi
-            row[target + 1] = ar * qi - ai * qr - br * pi + bi * pr
+            row[target + NEXT] = ar * qi - ai * qr - br * pi + bi * pr
             pr, pi = qr, qi
-            source += 2
-            target += 2
+            source += TWO
+            target += TWO
         row[target] = -(br * pr) - bi * pi
-        row[target + 1] = bi * pr - br * pi
-        target += 2
+        row[target + NEXT] = bi * pr - br * pi
+        target += TWO
 
 
 @cuda.jit(device=True)
@@ -155,10 +170,13 @@ def _in_columns(j, p, k, n_column):
 
 
 @cuda.jit(device=True)
-def _product(o, term_start, first, second, coefficient, u, one, other, step, part, zero):
-    """Element o of Z of the densities that begin at `one` and `other`; `part` is to Im u."""
+def _product(o, term_start, first, second, coefficient, u, one, other, group, zero):
+    """Element o of Z of the densities that begin at `one` and `other`."""
     rr, ii, ri, ir = zero, zero, zero, zero
-    for term in range(term_start[o], term_start[o + 1]):
+    step, part = np.uint32(2 * group), np.uintp(group)
+    one, other = np.uintp(one), np.uintp(other)
+    term, last = np.uintp(term_start[o]), np.uintp(term_start[o + 1])
+    while term < last:
         f = coefficient[term]
         p, q = one + first[term] * step, other + second[term] * step
         xr, xi = f * u[p], f * u[p + part]
@@ -167,6 +185,7 @@ def _product(o, term_start, first, second, coefficient, u, one, other, step, par
         ii += xi * yi
         ri += xr * yi
         ir += xi * yr
+        term += NEXT
     return rr - ii, ri + ir
 
 
@@ -176,7 +195,7 @@ def _forward_kernel(
     place,
     constants, sine, cosine, reach, pair_table, switches, own, two_j_max,
     norm, diagonal, full, mirror, sign,
-    out_start, out, term_start, first, second, coefficient, mean, scale, group,
+    out_start, out, term_start, first, second, coefficient, mean, scale, bits,
     features, kept,
 ):  # fmt: skip
     # u of the group; B of the group; sums of an atom and rows of neighbours, later elements of Z
@@ -188,6 +207,7 @@ def _forward_kernel(
     n_full = (two_j_max + 1) * (two_j_max + 2) * (2 * two_j_max + 3) // 6
     n_column = (two_j_max + 1) * (two_j_max + 2) // 2
     width = 2 * n_column + 1  # odd: rows begin in different banks
+    group = 1 << bits
     step = 2 * group
     one = constants[0]
     zero = one - one
@@ -236,15 +256,19 @@ def _forward_kernel(
                 cuda.syncthreads()
                 size = 2 * (n_column - p * (2 * p + 1))
                 for k in range(t, n_channels * size, n_threads):
-                    channel, column = k // size, k % size
+                    channel = k // size if n_channels > 1 else 0
+                    column = k - channel * size
                     low, high = begin_tile, end_tile
                     if n_channels > 1:
                         low = max(low, row_begin[i * n_species + channel])
                         high = min(high, row_end[i * n_species + channel])
                     at = 2 * channel * n_half + base + column
+                    other = np.uintp((low - begin_tile) * width + column)
+                    last = other + np.uintp(max(high - low, 0) * width)
                     total = sums[at]
-                    for other in range(low - begin_tile, high - begin_tile):
-                        total += rows[other * width + column]
+                    while other < last:
+                        total += rows[other]
+                        other += np.uintp(width)
                     sums[at] = total
                 cuda.syncthreads()
                 base += size
@@ -277,32 +301,34 @@ def _forward_kernel(
             for low in range(0, n_out, room):
                 high = min(low + room, n_out)
                 for k in range(t, (high - low) * group, n_threads):
-                    o, a = low + k // group, k % group
+                    o, a = low + (k >> bits), k & (group - 1)
                     if a >= filled:
                         continue
                     re, im = _product(
                         o, term_start, first, second, coefficient, buffer,
-                        e1 * n_full * step + a, e2 * n_full * step + a, step, group, zero,
+                        e1 * n_full * step + a, e2 * n_full * step + a, group, zero,
                     )  # fmt: skip
                     for channel in range(n_channels):
                         at = (channel * n_full + out[o]) * step + a
                         value = buffer[at] * re + buffer[at + group] * im
-                        sums[(k // group * n_channels + channel) * group + a] = value
+                        sums[((k >> bits) * n_channels + channel) * group + a] = value
                 cuda.syncthreads()
                 # the thread that sets b[k] to zero, adds to it and writes it is the same
                 for k in range(t, n_channels * n_triples * group, n_threads):
-                    channel, triple = k // group % n_channels, k // group // n_channels
-                    if k % group >= filled:
+                    m, a = k >> bits, k & (group - 1)
+                    triple, channel = m // n_channels, m % n_channels
+                    if a >= filled:
                         continue
                     total = b[k]
                     for o in range(
                         max(low, out_start[triple]), min(high, out_start[triple + 1])
                     ):
-                        total += sums[((o - low) * n_channels + channel) * group + k % group]
+                        total += sums[((o - low) * n_channels + channel) * group + a]
                     b[k] = total
                 cuda.syncthreads()
             for k in range(t, n_channels * n_triples * group, n_threads):
-                a, channel, triple = k % group, k // group % n_channels, k // group // n_channels
+                m, a = k >> bits, k & (group - 1)
+                triple, channel = m // n_channels, m % n_channels
                 if a >= filled:
                     continue
                 atom = first_atom + a
@@ -335,7 +361,7 @@ def bispectrum_forward(
         place,
         constants, sine, cosine, reach, pair_table, switches, own, two_j_max,
         norm, diagonal, full, mirror, sign,
-        out_start, out, term_start, first, second, coefficient, mean, scale, group,
+        out_start, out, term_start, first, second, coefficient, mean, scale, group.bit_length() - 1,
         features, kept,
     )  # fmt: skip
 
@@ -360,30 +386,31 @@ def _sum_series(
     """
     zero = one - one
     tar, tai, tbr, tbi = zero, zero, zero, zero
-    below, above = 0, 2 * two_j_max  # a level of this column, and the first of the next
+    below, above = np.uintp(0), np.uintp(2 * two_j_max)  # a level, and the first of the next column
+    row[below], row[below + NEXT] = one, zero
     first = start
-    row[0], row[1] = one, zero
     for p in range((two_j_max + 1) // 2):
         at_level = first
         for j in range(2 * p, two_j_max):
-            at = at_level + 4 * p * (j + 2)
+            at = np.uintp(at_level + 4 * p * (j + 2))
+            to = below
             gar, gai, gbr, gbi = zero, zero, zero, zero
             pr, pi = zero, zero
-            xr, xi, rr, ri = series[at], series[at + 1], series[at + 2], series[at + 3]
-            for k in range(j + 1):
-                at += 4
-                k2 = below + 2 * k
-                if j == 2 * p:
-                    re, im = row[k2], row[k2 + 1]
-                else:
-                    qr, qi = zero, zero
-                    if k < j:
-                        qr, qi = row[k2], row[k2 + 1]
+            xr, xi = series[at], series[at + NEXT]
+            rr, ri = series[at + TWO], series[at + TWO + NEXT]
+            last = below + np.uintp(2 * j)
+            while to <= last:
+                at += FOUR
+                re, im = row[to], row[to + NEXT]
+                if j > 2 * p:
+                    qr, qi = (re, im) if to < last else (zero, zero)
                     re = ar * qr + ai * qi - br * pr - bi * pi
                     im = ar * qi - ai * qr - br * pi + bi * pr
-                    row[k2], row[k2 + 1] = re, im
+                    row[to], row[to + NEXT] = re, im
                     pr, pi = qr, qi
-                nxr, nxi, nrr, nri = series[at], series[at + 1], series[at + 2], series[at + 3]
+                to += TWO
+                nxr, nxi = series[at], series[at + NEXT]
+                nrr, nri = series[at + TWO], series[at + TWO + NEXT]
                 gar += (nxr * re - nxi * im) + (rr * re + ri * im)
                 gai += (nxr * im + nxi * re) + (ri * re - rr * im)
                 gbr += (xr * re - xi * im) - (nrr * re + nri * im)
@@ -393,14 +420,18 @@ def _sum_series(
             energy += inverse[j] * ((ar * gar - ai * gai) + (br * gbr - bi * gbi))
             tar, tai, tbr, tbi = tar + gar, tai + gai, tbr + gbr, tbi + gbi
             if j == 2 * p + 1 and j + 1 < two_j_max:
+                source, target = below, above
                 pr, pi = zero, zero
-                for k in range(j + 2):
-                    qr, qi = zero, zero
-                    if k <= j:
-                        qr, qi = row[below + 2 * k], row[below + 2 * k + 1]
-                    row[above + 2 * k] = ar * pr - ai * pi + br * qr - bi * qi
-                    row[above + 2 * k + 1] = ar * pi + ai * pr + br * qi + bi * qr
+                last = source + np.uintp(2 * j + 2)
+                while source < last:
+                    qr, qi = row[source], row[source + NEXT]
+                    row[target] = ar * pr - ai * pi + br * qr - bi * qi
+                    row[target + NEXT] = ar * pi + ai * pr + br * qi + bi * qr
                     pr, pi = qr, qi
+                    source += TWO
+                    target += TWO
+                row[target] = ar * pr - ai * pi
+                row[target + NEXT] = ar * pi + ai * pr
             at_level += 4 * (j // 2 + 1) * (j + 2)
         first += 4 * (p + 1) * (4 * p + 5)
         below, above = above, below
@@ -416,7 +447,7 @@ def _backward_kernel(
     full, mirror, sign,
     out_start, out, term_start, first, second, coefficient,
     n_out, slope_start, slope_feature, slope_factor, series_out, series_factor, inverse, scale,
-    group,
+    bits,
     d_separations,
 ):  # fmt: skip
     # Y of the group; u of the group and slopes of its Z, later the series of an atom; rows
@@ -425,6 +456,7 @@ def _backward_kernel(
     n_all, n_atoms, n_species = structure.size, species.size, reach.shape[0]
     n_half, n_triples, n_series = full.size, out_start.size - 1, series_out.shape[0]
     n_full = (two_j_max + 1) * (two_j_max + 2) * (2 * two_j_max + 3) // 6
+    group = 1 << bits
     step = 2 * group
     one = constants[0]
     zero = one - one
@@ -452,9 +484,9 @@ def _backward_kernel(
     for e1 in range(n_channels):
         for e2 in range(n_channels):
             z_start = (e1 * n_channels + e2) * n_triples
-            cuda.syncthreads()
             for k in range(t, n_channels * n_triples * group, n_threads):
-                a, channel, triple = k % group, k // group % n_channels, k // group // n_channels
+                m, a = k >> bits, k & (group - 1)
+                triple, channel = m // n_channels, m % n_channels
                 total = zero
                 if a < filled:
                     atom = first_atom + a
@@ -473,7 +505,7 @@ def _backward_kernel(
                     end += 1
                 low, high = out_start[begin], out_start[end]
                 for k in range(t, (high - low) * group, n_threads):
-                    o, a = low + k // group, k % group
+                    o, a = low + (k >> bits), k & (group - 1)
                     triple = begin
                     while o >= out_start[triple + 1]:
                         triple += 1
@@ -482,8 +514,7 @@ def _backward_kernel(
                         continue
                     re, im = _product(
                         o, term_start, first, second, coefficient, buffer,
-                        in_u + e1 * n_full * step + a, in_u + e2 * n_full * step + a, step, group,
-                        zero,
+                        in_u + e1 * n_full * step + a, in_u + e2 * n_full * step + a, group, zero,
                     )  # fmt: skip
                     for channel in range(n_channels):
                         at = (channel * n_out + out[o]) * step + a
@@ -574,6 +605,6 @@ def bispectrum_backward(
         full, mirror, sign,
         out_start, out, term_start, first, second, coefficient,
         n_out, slope_start, slope_feature, slope_factor, series_out, series_factor, inverse,
-        scale, group,
+        scale, group.bit_length() - 1,
         d_separations,
     )  # fmt: skip

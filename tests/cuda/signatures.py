@@ -34,7 +34,8 @@ def _bispectrum_geometry(f):
 
 # out_start, out, term_start, first, second, coefficient
 def _bispectrum_products(f):
-    return INDICES, INDICES, INDICES, array(I16, 1), array(I16, 1), array(f, 1)
+    short = array(types.uint16, 1)
+    return INDICES, INDICES, INDICES, short, short, array(f, 1)
 
 
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
