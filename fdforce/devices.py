@@ -55,6 +55,11 @@ class Host:
         return array.astype(dtype, copy=False)
 
     @staticmethod
+    def sum(a, b, dtype):
+        """a + b in double precision, or complex128, and then in this dtype."""
+        return (a + b).astype(dtype)
+
+    @staticmethod
     def slopes(batch, dtype) -> HostSlopes:
         """Where a backward kernel in this dtype writes."""
         return HostSlopes(batch)

@@ -11,10 +11,7 @@ DIRECTIONS = ("_forward", "_backward", "_gradient")
 
 # module.function -> why there is no twin; an entry whose twin exists fails
 NONE_YET = "no kernel for the GPU yet"
-MISSING = {
-    "bispectrum.bispectrum_backward": NONE_YET,
-    "bispectrum.bispectrum_forward": NONE_YET,
-}
+MISSING: dict[str, str] = {}
 
 # what stands in the twin for some arguments in a row; of each entry one holds, or none
 CHUNKS = [("chunks",), ("pair_offset",), ()]  # () where a block is an atom and no pair is written

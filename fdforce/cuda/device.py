@@ -154,6 +154,12 @@ class CudaDevice:
             raise TypeError(f"a device array of {array.dtype} where {dtype} is computed with")
         return array
 
+    def sum(self, a, b, dtype):
+        """a + b in double precision, and then in this dtype."""
+        total = self.empty(a.shape, dtype)
+        self.kernels("reductions").add(*(array.reshape(array.size) for array in (a, b, total)))
+        return total
+
     def slopes(self, batch, dtype) -> DeviceSlopes:
         """Where a backward kernel in this dtype writes."""
         return DeviceSlopes(self, batch, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from fdforce.errors import ConfigError
 
 DESCRIPTORS_THERE = (
-    "atomic_environment_vector", "chebyshev", "power_spectrum", "symmetry_functions",
+    "atomic_environment_vector", "bispectrum", "chebyshev", "power_spectrum", "symmetry_functions",
     "weighted_symmetry_functions",
 )  # fmt: skip
 """Names of the descriptors that have kernels for the GPU."""

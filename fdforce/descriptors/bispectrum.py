@@ -10,9 +10,11 @@ from functools import cache, cached_property
 import numpy as np
 
 from fdforce.descriptors.features import (
+    Tables,
     check_elements,
     compute_features,
     settings_of,
+    working_dtype,
 )
 from fdforce.errors import ConfigError
 
@@ -21,6 +23,14 @@ COSINE_TERMS = 14
 
 FLAGS = (
     "switchflag", "bzeroflag", "switchinnerflag", "chemflag", "bnormflag", "wselfallflag",
+)  # fmt: skip
+
+# Arguments of the kernels that follow each other in them, and the names of their tables.
+GEOMETRY = ("constants", "sine", "cosine", "reach", "pair_table", "switches")
+HALF = ("norm", "diagonal", "full", "mirror", "sign")
+PRODUCTS = ("out_start", "out", "term_start", "first", "second", "coefficient")
+SERIES = (
+    "slope_start", "slope_feature", "slope_factor", "series_out", "series_factor", "inverse",
 )  # fmt: skip
 
 
@@ -200,38 +210,31 @@ class Bispectrum:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """As `Descriptor.forward`; kept are the sums U over neighbours."""
-        from fdforce.kernels.cpu.bispectrum import bispectrum_forward
-
-        dtype = np.dtype(np.complex128) if np.iscomplexobj(batch.positions) else mean.dtype
-        tables = self._tables(dtype)
-        lists = tables["forward"]
-        features = np.empty((batch.n_atoms, self.n_features), dtype)
-        n_kept = batch.n_atoms if keep else 0
-        sums = np.empty((n_kept, self._n_channels, 2 * len(tables["norm"])), dtype)
-        bispectrum_forward(
-            *batch.pair_arguments, *self._geometry_arguments(tables), tables["own"], self.twojmax,
-            tables["norm"], tables["diagonal"], tables["full"], tables["mirror"], tables["sign"],
-            *lists, (mean + self._isolated).astype(dtype), scale.astype(dtype, copy=False),
+        device, dtype = batch.device, working_dtype(batch, mean)
+        tables = self._tables.on(device, dtype)
+        features = device.empty((batch.n_atoms, self.n_features), dtype)
+        kept = batch.n_atoms if keep else 0
+        sums = device.empty((kept, self._n_channels, 2 * len(tables["norm"])), dtype)
+        device.kernels("bispectrum").bispectrum_forward(
+            *batch.pair_arguments, *(tables[name] for name in GEOMETRY), tables["own"],
+            self.twojmax, *(tables[name] for name in HALF),
+            *(tables[f"forward {name}"] for name in PRODUCTS),
+            device.sum(mean, tables["isolated"], dtype), device.cast(scale, dtype),
             features, sums,
         )  # fmt: skip
         return features, sums
 
     def backward(self, batch, d_features, sums, scale):
         """As `Descriptor.backward`."""
-        from fdforce.kernels.cpu.bispectrum import bispectrum_backward
-
-        tables = self._tables(d_features.dtype)
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        d_strain = np.zeros((batch.n_atoms, 6), dtype)
-        bispectrum_backward(
-            d_features, sums, *batch.pair_arguments, *self._geometry_arguments(tables),
-            self._n_channels, self.twojmax, tables["full"], tables["mirror"], tables["sign"],
-            *tables["backward"], len(_made(self.twojmax)), *tables["slopes"],
-            tables["series_out"], tables["series_factor"], tables["inverse"],
-            scale.astype(d_features.dtype, copy=False), d_positions, d_strain,
+        device, dtype = batch.device, np.dtype(d_features.dtype)
+        tables, slopes = self._tables.on(device, dtype), device.slopes(batch, dtype)
+        device.kernels("bispectrum").bispectrum_backward(
+            d_features, sums, *batch.pair_arguments, *(tables[name] for name in GEOMETRY),
+            self._n_channels, self.twojmax, *(tables[name] for name in HALF[2:]),
+            *(tables[f"backward {name}"] for name in PRODUCTS), len(_made(self.twojmax)),
+            *(tables[name] for name in SERIES), device.cast(scale, dtype), *slopes.arrays,
         )  # fmt: skip
-        return d_positions.sum(axis=0), d_strain
+        return slopes.totals()
 
     @property
     def _n_channels(self):
@@ -259,31 +262,12 @@ class Bispectrum:
         triplets = np.einsum("za,zb,zc->zabc", own, own, own).reshape(len(own), -1)
         return self.bzeroflag * (triplets[:, :, None] * value).reshape(len(own), -1)
 
-    def _geometry_arguments(self, tables):
-        switches = np.array([self.switchflag, self.switchinnerflag])
-        return (
-            tables["constants"], tables["sine"], tables["cosine"], self._reach,
-            tables["pair_table"], switches,
-        )  # fmt: skip
-
-    def _tables(self, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in self._table_cache:
-            self._table_cache[dtype] = _in_dtype(_make_tables(self), dtype)
-        return self._table_cache[dtype]
-
     @cached_property
-    def _table_cache(self):
-        return {}
-
-
-def _in_dtype(table, dtype):
-    """Tables with all floating numbers in one dtype."""
-    if isinstance(table, dict):
-        return {key: _in_dtype(value, dtype) for key, value in table.items()}
-    if isinstance(table, tuple):
-        return tuple(_in_dtype(value, dtype) for value in table)
-    return np.ascontiguousarray(table, dtype if table.dtype.kind == "f" else None)
+    def _tables(self) -> Tables:
+        return Tables(
+            lambda: _make_tables(self), double=("reach", "isolated"),
+            short=("forward first", "forward second", "backward first", "backward second"),
+        )  # fmt: skip
 
 
 def _make_tables(descriptor):
@@ -298,25 +282,33 @@ def _make_tables(descriptor):
         pair_table[..., 3] = 1 / (dinner[:, None] + dinner)
     rfac0 = descriptor.rfac0
     half = _half(twojmax)
-    chemical = descriptor._n_channels > 1
+    chemical, normalised = descriptor._n_channels > 1, bool(descriptor.bnormflag)
+    slope_start, slope_feature, slope_factor = _slopes(twojmax, descriptor._n_channels, normalised)
     series_out, series_factor = _series(twojmax)
+    forward = _lists(twojmax, False, chemical, normalised)
+    backward = _lists(twojmax, True, chemical, False)
     return {
         "constants": np.array([1, 0.5, rfac0, descriptor.rmin0, np.pi, np.pi * rfac0]),
         "sine": np.array([_taylor(2 * k + 1, k) for k in range(SINE_TERMS)]),
         "cosine": np.array([_taylor(2 * k, k) for k in range(COSINE_TERMS)]),
+        "reach": descriptor._reach,
         "pair_table": pair_table,
+        "switches": np.array([descriptor.switchflag, descriptor.switchinnerflag]),
         "own": descriptor._own,
         "norm": np.array([_norm(j, k) / _norm(j, p) for j, k, p in half]),
         "diagonal": np.array([float(k == p) for _, k, p in half]),
         "full": np.array([_place(j, k, p) for j, k, p in half]),
         "mirror": np.array([_place(j, j - k, j - p) for j, k, p in half]),
         "sign": np.array([(-1.0) ** (k + p) for _, k, p in half]),
-        "forward": _lists(twojmax, False, chemical, bool(descriptor.bnormflag)),
-        "backward": _lists(twojmax, True, chemical, False),
-        "slopes": _slopes(twojmax, descriptor._n_channels, bool(descriptor.bnormflag)),
+        **{f"forward {name}": table for name, table in zip(PRODUCTS, forward)},
+        **{f"backward {name}": table for name, table in zip(PRODUCTS, backward)},
+        "slope_start": slope_start,
+        "slope_feature": slope_feature,
+        "slope_factor": slope_factor,
         "series_out": series_out,
         "series_factor": series_factor,
         "inverse": np.array([2 / (j + 1) for j in range(twojmax)]),
+        "isolated": descriptor._isolated,
     }
 
 
@@ -493,4 +485,4 @@ def _series(twojmax):
                 sign = 0 if 2 * p == j else (-1) ** (k + p)
                 out.append((n, m))
                 factors.append((re, im, sign * mirror_re, sign * mirror_im))
-    return np.array(out).reshape(-1, 2), np.array(factors, float).reshape(-1, 4)
+    return np.array(out, np.int64).reshape(-1, 2), np.array(factors, float).reshape(-1, 4)

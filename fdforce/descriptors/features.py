@@ -70,22 +70,24 @@ class Tables:
         Returns a dict of arrays in float64. Those whose names are in `double` stay so, integers
         stay integers, and the others take the dtype asked for.
     double : tuple of str
+    short : tuple of str
+        Names of indices that fit into 16 bits, which they take on a GPU, where they are read often.
     """
 
-    def __init__(self, make, double: tuple[str, ...] = ()):
-        self.make, self.double, self._kept = make, double, {}
+    def __init__(self, make, double: tuple[str, ...] = (), short: tuple[str, ...] = ()):
+        self.make, self.double, self.short, self._kept = make, double, short, {}
 
     def on(self, device, dtype) -> dict:
         """The tables on a device and in a working dtype."""
         key = device.name, np.dtype(dtype)
         if key not in self._kept:
             self._kept[key] = {
-                name: device.table(table, self._dtype(name, np.asarray(table), key[1]))
+                name: device.table(table, self._dtype(name, np.asarray(table), *key))
                 for name, table in self.make().items()
             }
         return self._kept[key]
 
-    def _dtype(self, name, table, dtype):
+    def _dtype(self, name, table, device, dtype):
         if table.dtype.kind in "iub":
-            return table.dtype
+            return np.dtype(np.uint16) if name in self.short and device != "cpu" else table.dtype
         return np.dtype(np.float64) if name in self.double else dtype

@@ -291,7 +291,7 @@ def atomic_environment_forward(
     n_integers = 2 * (n_species + 1) + n_species * (n_species + 1) // 2 + 1
     launch(
         _forward_kernel, structure.size, (2 * N_NEAR + width) * size + 4,
-        n_features * size + 4 * n_integers, most=THREADS,
+        n_features * size + 4 * n_integers, most_threads=THREADS,
     )(
         positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift,
         place,
@@ -477,7 +477,7 @@ def atomic_environment_backward(
     n_coefficients = n_features + n_species * (n_species + 1) // 2
     launch(
         _backward_kernel, structure.size, (2 * N_NEAR + width) * size + 3 * 4,
-        n_coefficients * size, most=THREADS,
+        n_coefficients * size, most_threads=THREADS,
     )(
         d_features,
         positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift,

@@ -36,7 +36,7 @@ def launch_over(kernel, n: int):
 
 
 def launch(
-    kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0, *, most: int = 1024
+    kernel, blocks, bytes_per_thread: int = 0, bytes_in_all: int = 0, most_threads: int = 1024
 ):
     """The kernel with so many blocks and what shared memory they need, ready to be called.
 
@@ -45,15 +45,15 @@ def launch(
     blocks : int, or tuple of int
     bytes_per_thread, bytes_in_all : int
         Of dynamic shared memory.
-    most : int
-        Threads of a block.
+    most_threads : int
+        Of a block, where more would have nothing to do. A power of two.
 
     Raises
     ------
     MemoryError
         Not even one thread fits.
     """
-    threads = min(THREADS, most)
+    threads = min(THREADS, most_threads)
     while threads > 1 and threads * bytes_per_thread + bytes_in_all > SHARED_BYTES:
         threads //= 2
     shared = threads * bytes_per_thread + bytes_in_all

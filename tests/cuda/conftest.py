@@ -47,6 +47,15 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a GPU, not the simulator")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def turns():
+    """The simulator with threads in turn."""
+    if SIMULATED:
+        from tests.cuda.simulator import take_turns
+
+        take_turns()
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of few threads, since the simulator runs each of them in turn."""

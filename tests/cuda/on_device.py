@@ -61,6 +61,8 @@ def both(frames, elements, cutoff, *, indices=None, skin=0.05, n_replicas=1):
 def check_descriptor(descriptor, frames, dtype, tolerance, **options):
     """Compare features, and derivatives by positions and strain, with those of the processor.
 
+    Of more than one replica features alone: forces are those of one, and have a row for each pair.
+
     Parameters
     ----------
     tolerance : float, or pair of float
@@ -79,6 +81,8 @@ def check_descriptor(descriptor, frames, dtype, tolerance, **options):
     alone, nothing = descriptor.forward(device, put(mean), put(scale), keep=False)
     assert np.array_equal(alone.copy_to_host(), features.copy_to_host())
     assert len(nothing) == 0
+    if device.n_replicas > 1:
+        return
     d_features = np.random.default_rng(6).normal(size=expected.shape).astype(dtype)
     slopes = descriptor.backward(host, d_features, kept, scale)
     found = descriptor.backward(device, put(d_features), kept_there, put(scale))

@@ -28,24 +28,27 @@ def compile_all(capability, names):
     # device functions ask the current device, which would need a driver
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
     for name in names:
+        kinds = {}  # one entry for a kernel without a working type
         for kind, working_type in TYPES.items():
-            print(json.dumps(compile_one(name, kind, working_type, capability)), flush=True)
+            kinds.setdefault(tuple(SIGNATURES[name][2](working_type)), []).append(kind)
+        for signature, of in kinds.items():
+            result = {"name": name, "types": of}
+            print(json.dumps(result | compile_one(name, signature, capability)), flush=True)
     for note in NOTES:
         print(note, file=sys.stderr)
 
 
-def compile_one(name, kind, working_type, capability):
+def compile_one(name, signature, capability):
     from numba import cuda
 
-    module, attribute, signature = SIGNATURES[name]
+    module, attribute, _ = SIGNATURES[name]
     kernel = getattr(import_module(f"fdforce.kernels.cuda.{module}"), attribute)
-    result = {"name": name, "type": kind}
     try:
-        ptx, _ = cuda.compile_ptx(kernel.py_func, tuple(signature(working_type)), cc=capability)
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability)
     except Exception as error:
-        return result | {"error": f"{type(error).__name__}: {error}"}
-    result["double"] = len(re.findall(r"^\s*(?:add|sub|mul|fma|div|cvt)\S*\.f64", ptx, re.M))
-    return result | {"resources": assemble(ptx, capability)}
+        return {"error": f"{type(error).__name__}: {error}"}
+    double = re.findall(r"^\s*(?:add|sub|mul|fma|div|cvt)\S*\.f64", ptx, re.M)
+    return {"double": len(double), "resources": assemble(ptx, capability)}
 
 
 def assemble(ptx, capability):

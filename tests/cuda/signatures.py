@@ -44,6 +44,17 @@ def _symmetry_function_tables(f):
     )  # fmt: skip
 
 
+# constants, sine, cosine, reach, pair_table, switches
+def _bispectrum_geometry(f):
+    return *[array(f, 1)] * 3, ROWS, array(f, 3), INDICES
+
+
+# out_start, out, term_start, first, second, coefficient
+def _bispectrum_products(f):
+    short = array(types.uint16, 1)
+    return INDICES, INDICES, INDICES, short, short, array(f, 1)
+
+
 # name -> (module, kernel, function of the working type that gives the types of the arguments)
 SIGNATURES = {
     "atomic_environment_forward": ("atomic_environment", "_forward_kernel", lambda f: (
@@ -52,6 +63,16 @@ SIGNATURES = {
     "atomic_environment_backward": ("atomic_environment", "_backward_kernel", lambda f: (
         array(f, 2), *PAIRS, PAIR_OFFSET, PLACE, array(f, 1), DOUBLES, *[array(f, 1)] * 6, I64,
         *[array(f, 2)] * 2,
+    )),
+    "bispectrum_forward": ("bispectrum", "_forward_kernel", lambda f: (
+        *PAIRS, PLACE, *_bispectrum_geometry(f), array(f, 2), I64, array(f, 1), array(f, 1),
+        INDICES, INDICES, array(f, 1), *_bispectrum_products(f), array(f, 2), array(f, 2), I64,
+        array(f, 2), array(f, 3),
+    )),
+    "bispectrum_backward": ("bispectrum", "_backward_kernel", lambda f: (
+        array(f, 2), array(f, 3), *PAIRS, PAIR_OFFSET, PLACE, *_bispectrum_geometry(f), I64, I64,
+        INDICES, INDICES, array(f, 1), *_bispectrum_products(f), I64, INDICES, INDICES,
+        array(f, 1), TILES, array(f, 2), array(f, 1), array(f, 2), I64, array(f, 2),
     )),
     "chebyshev_forward": ("chebyshev", "_forward_kernel", lambda f: (
         *PAIRS, PLACE, *_chebyshev_tables(f, backward=False), array(f, 2), array(f, 2), I64,
@@ -135,5 +156,6 @@ SIGNATURES = {
     "sum_chunks": ("reductions", "_chunks_kernel", lambda f: (ROWS, DOUBLES)),
     "sum_virials": ("reductions", "_virials_kernel", lambda f: (ROWS, INDICES, TENSORS)),
     "negate": ("reductions", "_negate_kernel", lambda f: (DOUBLES,)),
+    "add": ("reductions", "_add_kernel", lambda f: (array(f, 1), DOUBLES, array(f, 1))),
     "copy": ("reductions", "_copy_kernel", lambda f: (DOUBLES, DOUBLES)),
 }  # fmt: skip
