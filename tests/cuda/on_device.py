@@ -4,6 +4,8 @@ import numpy as np
 
 from fdforce.cuda.data import DeviceData
 from fdforce.cuda.device import CudaDevice
+from fdforce.cuda.gradient import DeviceGradient
+from fdforce.cuda.networks import DeviceNetworks
 from fdforce.data_set import DataSet
 from fdforce.evaluation import labels_of
 from fdforce.neighbors import build_pairs
@@ -56,6 +58,11 @@ def both(frames, elements, cutoff, *, indices=None, skin=0.05, n_replicas=1):
         host = host.displaced(direction, nodes[:, None] * eta, strain)
         device = device.displaced(put(direction), put(eta), nodes, put(strain))
     return host, device
+
+
+def gradient_on_device(model, data) -> DeviceGradient:
+    """Gradients of a model on the device."""
+    return DeviceGradient(DeviceNetworks(DEVICE, model), DeviceData(DEVICE, data))
 
 
 def check_descriptor(descriptor, frames, dtype, tolerance, **options):

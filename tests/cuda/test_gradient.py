@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fdforce.cuda.gradient import DeviceGradient
 from fdforce.cuda.networks import DESCRIPTORS_THERE, DeviceNetworks
 from fdforce.data_set import DataSet
 from fdforce.descriptors import Bispectrum, Chebyshev
@@ -19,7 +18,7 @@ from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
 from fdforce.structures import read_structures
 from tests.checks import EPS, EPS_32, relative
-from tests.cuda.on_device import DEVICE
+from tests.cuda.on_device import DEVICE, gradient_on_device
 from tests.systems import SYSTEMS
 
 NAMES = ["left_handed", "dimer", "single_atom", "thin_triclinic", "dimer"]
@@ -83,7 +82,7 @@ def without_labels(data, *, energy=(), forces=(), virial=(), atoms=()):
 
 def check_step(model, data, loss, tolerance=TOLERANCE, *, epsilon=EPSILON, **options):
     """Compare all that a step gives; returns the step."""
-    gradient = DeviceGradient(DEVICE, model, data)
+    gradient = gradient_on_device(model, data)
     found = gradient(ORDER, loss, epsilon=epsilon, **options)
     expected = force_aware_gradient(model, data, ORDER, loss, epsilon=epsilon, **options)
     print(f"gradients differ by {relative(found.gradient, expected.gradient):.1e}")
@@ -172,14 +171,14 @@ def test_sizes_of_blocks(threads):
 def test_loss_without_a_gradient():
     model, data = problem()
     loss = loss_of_kind("rmse")
-    found = DeviceGradient(DEVICE, model, data).terms(ORDER, loss)
+    found = gradient_on_device(model, data).terms(ORDER, loss)
     expected = force_aware_gradient(model, data, ORDER, loss, epsilon=EPSILON)
     assert found.value == pytest.approx(expected.loss, rel=1e3 * EPS)
 
 
 def test_parameters_are_those_of_the_model_now():
     model, data = problem()
-    gradient, loss = DeviceGradient(DEVICE, model, data), loss_of_kind("squared")
+    gradient, loss = gradient_on_device(model, data), loss_of_kind("squared")
     before, kept = gradient(ORDER, loss, epsilon=EPSILON), model.theta
     try:
         model.theta = kept * 1.01
@@ -193,7 +192,7 @@ def test_parameters_are_those_of_the_model_now():
 
 def test_what_a_device_cannot_do_is_said():
     model, data = problem()
-    gradient, loss = DeviceGradient(DEVICE, model, data), loss_of_kind("squared")
+    gradient, loss = gradient_on_device(model, data), loss_of_kind("squared")
     with pytest.raises(ConfigError, match="the complex stencil runs on the CPU alone"):
         gradient(ORDER, loss, epsilon=EPSILON, stencil="complex")
     with pytest.raises(FdforceError, match=r"changes distances by up to 0\.06 Å.*skin of 0\.05"):

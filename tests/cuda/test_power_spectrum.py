@@ -3,14 +3,21 @@
 import numpy as np
 import pytest
 
-from fdforce.cuda.gradient import DeviceGradient
 from fdforce.descriptors import PowerSpectrum
 from fdforce.kernels.cuda import density, power_spectrum, runtime
 from fdforce.losses import make_loss
 from fdforce.mixed_batches import force_aware_gradient
 from fdforce.models.elemental_networks import ElementalNetworks
 from tests.checks import EPS, EPS_32, cluster, elements_of, plain
-from tests.cuda.on_device import DEVICE, both, check_close, check_descriptor, data_of, put
+from tests.cuda.on_device import (
+    DEVICE,
+    both,
+    check_close,
+    check_descriptor,
+    data_of,
+    gradient_on_device,
+    put,
+)
 from tests.naive import power_spectrum as naive
 from tests.systems import SYSTEMS
 
@@ -132,7 +139,7 @@ def test_gradient_of_the_loss_is_that_of_the_processor():
     data = data_of([SYSTEMS["dimer"](), SYSTEMS["thin_triclinic"]()], elements, descriptor.cutoff)
     loss = make_loss("squared", mean_atoms=2.0)
     expected = force_aware_gradient(model, data, [0, 1], loss, epsilon=1e-3)
-    found = DeviceGradient(DEVICE, model, data)([0, 1], loss, epsilon=1e-3)
+    found = gradient_on_device(model, data)([0, 1], loss, epsilon=1e-3)
     # energies of replicas differ by round-off, which is divided by epsilon
     size = np.abs(expected.gradient).max()
     assert np.abs(found.gradient - expected.gradient).max() < 1e3 * EPS / 1e-3 * size
