@@ -17,20 +17,20 @@ reads once for all of its atoms. With real and imaginary parts as numbers of the
 - Backward, neighbours: the coefficients of the series are in shared memory, the same for all
   threads; a thread holds one level of one column, and the first level of the next.
 
-Multiplications and additions of an atom with 50 neighbours, and what a block reads of tables for a
-group of atoms in float32 (indices in 16 bits), for one density:
+Instructions (a multiplication with an addition is one) for an atom with 50 neighbours, accesses to
+shared memory, and what a block reads of tables for its group in float32, for one density:
 
-==================  =======  =======  =======
-part                2J = 6   2J = 8
-==================  =======  =======  =======
-sum u               3.9e4    7.8e4    and 7 loads or stores of shared memory for 10 of them
-Z and B             1.6e4    8.1e4    22 and 107 kB of tables, 4 loads for 6
-Y                   3.5e4    1.8e5    46 and 240 kB of tables, 4 loads for 6
-dE/da and dE/db     7.0e4    1.6e5    8 loads or stores for 24
-==================  =======  =======  =======
+==================  =======  =======  ============  =================
+part                2J = 6   2J = 8   accesses      tables
+==================  =======  =======  ============  =================
+sum u               3.9e4    7.8e4    6 for 10      none
+Z and B             1.6e4    8.1e4    4 for 6       22 kB, 107 kB
+Y                   3.5e4    1.8e5    4 for 6       46 kB, 240 kB
+dE/da and dE/db     7.0e4    1.6e5    8 for 24      none
+==================  =======  =======  ============  =================
 
-Shared memory bounds all parts but the last. A block has at most 64 threads, since the
-neighbours of an atom rarely are more.
+So shared memory bounds all parts. A block has at most 64 threads, since the neighbours of an atom
+rarely are more. Not measured on a GPU.
 """
 
 import math

@@ -18,13 +18,19 @@ from numba import types
 
 from tests.cuda.signatures import SIGNATURES
 
+NO_COMPILER = "no NVVM"
 NOTES = set()
 TYPES = {"float32": types.float32, "float64": types.float64}
 
 
 def compile_all(capability, names):
-    import numba.cuda.dispatcher as dispatcher
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import nvvm
 
+    try:
+        nvvm.NVVM()
+    except nvvm.NvvmSupportError as error:
+        sys.exit(f"{NO_COMPILER}: {error}")
     # device functions ask the current device, which would need a driver
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
     for name in names:
