@@ -14,10 +14,10 @@ of whole steps, from the numbers of the structures to the gradient on the host.
 """
 
 import argparse
-import copy
 import json
 import tempfile
 import time
+from copy import copy as shallow_copy
 from pathlib import Path
 
 import ase.build
@@ -42,6 +42,29 @@ from fdforce.structures import read_structures
 
 STEPS, SECONDS = 20, 5.0
 """Steps that are timed, or as many as fit into so many seconds; the median counts."""
+
+
+cuda = runtime().cuda
+
+
+@cuda.jit
+def copy(source, target):
+    k = cuda.grid(1)
+    if k < source.size:
+        target[k] = source[k]
+
+
+@cuda.jit
+def multiply(x, rounds):
+    k = cuda.grid(1)
+    a = x[k]
+    b, c, d = a + a, a * a, a + a + a
+    for _ in range(rounds):
+        a = a * b + c
+        b = b * a + d
+        c = c * d + a
+        d = d * c + b
+    x[k] = a + b + c + d
 
 
 def rutile(n, rng):
@@ -85,7 +108,10 @@ def scaled(model, data):
 
 def median_time(run):
     """Median seconds of a call that ends with a synchronisation."""
+    start = time.perf_counter()
     run()  # compiles
+    if runtime().SIMULATED:
+        return time.perf_counter() - start
     times, began = [], time.perf_counter()
     while len(times) < STEPS and (len(times) < 3 or time.perf_counter() - began < SECONDS):
         start = time.perf_counter()
@@ -133,7 +159,7 @@ def kernel_shares(run):
     """Seconds of every kernel in one run, with a synchronisation around each launch."""
     import sys
 
-    cuda, seconds = runtime().cuda, {}
+    seconds = {}
 
     def timed(launch):
         def shaped(kernel, *shape):
@@ -171,28 +197,8 @@ def kernel_shares(run):
 
 def ceilings(small):
     """Bytes per second of a copy, and operations per second of fused multiply-adds in float32."""
-    cuda = runtime().cuda
-
-    @cuda.jit
-    def copy(source, target):
-        k = cuda.grid(1)
-        if k < source.size:
-            target[k] = source[k]
-
-    @cuda.jit
-    def multiply(x, rounds):
-        k = cuda.grid(1)
-        a = x[k]
-        b, c, d = a + a, a * a, a + a + a
-        for _ in range(rounds):
-            a = a * b + c
-            b = b * a + d
-            c = c * d + a
-            d = d * c + b
-        x[k] = a + b + c + d
-
     n, threads = (2**10, 32) if small else (2**28, 256)
-    source, target = (cuda.to_device(np.ones(n, np.float32)) for _ in range(2))
+    source, target = (cuda.to_device(np.full(n, 0.01, np.float32)) for _ in range(2))
 
     def run_copy():
         copy[n // threads, threads](source, target)
@@ -278,7 +284,7 @@ def accuracy(small):
             data = DataSet(structures, residual_target(structures), pairs)
             loss = make_loss("squared", mean_atoms=structures.n_atoms / len(structures))
             model = scaled(ElementalNetworks(descriptor, (15, 15), "tanh"), data)
-            exact_model, model.dtype = copy.copy(model), np.dtype(precision)
+            exact_model, model.dtype = shallow_copy(model), np.dtype(precision)
             indices = np.arange(len(data))
             exact = HostComputation(exact_model).gradient(data, indices, loss, epsilon=1e-20,
                                                           stencil="complex")  # fmt: skip
