@@ -162,8 +162,8 @@ def kernel_shares(run):
     seconds = {}
 
     def timed(launch):
-        def shaped(kernel, *shape):
-            launched = launch(kernel, *shape)
+        def shaped(kernel, *shape, **options):
+            launched = launch(kernel, *shape, **options)
             name = getattr(kernel, "py_func", kernel)
             name = f"{name.__module__.rpartition('.')[2]}.{name.__name__}"
 
