@@ -127,3 +127,24 @@ def list_pairs(structures: Structures, cutoff: float, *, skin: float, **options)
 
     pairs = cached_pairs(structures.folder, cutoff, skin, log=log, **options)
     return replace(pairs, first_atom=structures.first_atom)
+
+
+def kept_pairs(parts: dict, cutoff: float, **options) -> dict:
+    """`list_pairs` of those parts of the data that are cached sets.
+
+    Parameters
+    ----------
+    parts : dict of str to Structures
+    cutoff : float, Å
+    **options
+        Of `list_pairs`.
+
+    Returns
+    -------
+    dict of str to PairList
+    """
+    return {
+        name: list_pairs(part, cutoff, **options)
+        for name, part in parts.items()
+        if isinstance(part, CachedStructures)
+    }

@@ -634,6 +634,47 @@ def test_predictions_in_parts_are_those_of_the_whole(training_file, tmp_path, mo
         np.testing.assert_allclose(getattr(parts.outside, name), value, rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("ensemble", "cached"), [(1, False), (1, True), (2, True)],
+    ids=["memory", "cache", "ensemble"],
+)  # fmt: skip
+def test_a_run_is_evaluated_with_the_pairs_it_has(
+    training_file, tmp_path, tiny_blocks, monkeypatch, ensemble, cached
+):
+    from fdforce import assessment
+
+    listed = []
+
+    def listing(structures, *words, **options):
+        listed.extend(structures.labels)
+        return build_pairs(structures, *words, **options)
+
+    monkeypatch.setattr(assessment, "build_pairs", listing)
+    special = {"epochs": 1, "ensemble": ensemble}
+    if cached:
+        special["cache"] = str(tmp_path / "cache")
+    if ensemble > 1:
+        special["valid"] = 0.0  # the members would divide what is evaluated together
+    result = fdforce.fit(
+        out=tmp_path / "run", log=silent, train=[str(training_file)], **SETTINGS | special
+    )
+    found = read_predictions(tmp_path / "run" / "predictions.npz")
+    parts = problem.read_parts(fdforce.config.load_config(tmp_path / "run" / "config.toml"))
+    # the test set in memory has no pairs before it is evaluated
+    assert listed == ([] if cached else list(parts.test.labels))
+    assert found.keys() == parts.by_name().keys()
+    for name, structures in parts.by_name().items():
+        expected = assessment.assess(result.model, structures).compare()
+        # pairs beyond the cutoff add nothing; other batches, other rounding; forces as float32
+        for quantity, rtol in (("energies", 1e-12), ("forces", 2**-23)):
+            np.testing.assert_allclose(
+                getattr(found[name], f"predicted_{quantity}"),
+                getattr(expected, f"predicted_{quantity}"), rtol=rtol, atol=1e-12,
+            )  # fmt: skip
+        if name != "train":
+            assert tuple(found[name].n_extrapolating) == expected.n_extrapolating
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 
