@@ -138,7 +138,9 @@ def _writer(name: str):
         raise FdforceError(f"format '{name}' is not known; the formats are {choices}")
     module = find_module(STRUCTURES, name)
     if not hasattr(module, "write_structures"):
-        raise FdforceError(f"format '{name}' is read, not written; take extxyz")
+        raise FdforceError(
+            f"format '{name}' is read, not written; take extxyz, ase-db, deepmd, n2p2 or aenet"
+        )
     return module.write_structures, getattr(module, "KEEPS_INFO", False)
 
 
