@@ -31,7 +31,7 @@ from fdforce import (
     splitting,
     structure_files,
 )
-from fdforce.cached_structures import CachedStructures, list_pairs
+from fdforce.cached_structures import CachedStructures, kept_pairs, list_pairs
 from fdforce.checkpoint import load_checkpoint
 from fdforce.cli import main
 from fdforce.comparison import (
@@ -673,6 +673,18 @@ def test_a_run_is_evaluated_with_the_pairs_it_has(
             )  # fmt: skip
         if name != "train":
             assert tuple(found[name].n_extrapolating) == expected.n_extrapolating
+
+
+def test_a_run_is_evaluated_where_the_cache_has_no_room_for_pairs(ethanol, tmp_path, monkeypatch):
+    def full(*words, **options):
+        raise DataError("no room")
+
+    cached, _ = read_cached([ethanol], tmp_path / "cache", log=silent)
+    lines, options = [], {"skin": 0.1, "log": silent}
+    assert kept_pairs({"test": cached}, 4.0, **options).keys() == {"test"}
+    monkeypatch.setattr(cached_structures, "list_pairs", full)
+    assert kept_pairs({"test": cached}, 4.0, **options | {"log": lines.append}) == {}
+    assert lines == ["no room"]
 
 
 # -- commands --------------------------------------------------------------------------------------
