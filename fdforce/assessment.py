@@ -55,7 +55,7 @@ class Assessment:
 
 
 def assess(
-    model, structures, *, threads: int = 0, ranges: bool = True, device: str = "cpu"
+    model, structures, *, pairs=None, threads: int = 0, ranges: bool = True, device: str = "cpu"
 ) -> Assessment:
     """Predict, and find the atoms that extrapolate.
 
@@ -64,6 +64,8 @@ def assess(
     model : EnergyModel or Ensemble
     structures : Structures
         With the species of the model, in its order.
+    pairs : PairList, optional
+        Of the structures, with any skin; listed here, a part at a time, when absent.
     threads : int
         0: all cores.
     ranges : bool
@@ -78,11 +80,13 @@ def assess(
     with limit_threads(threads) as threads:
         parts = list(parts_of(structures))
         if len(parts) == 1:
-            return _assess(model, structures, threads, ranges, device)
+            return _assess(model, structures, pairs, threads, ranges, device)
         room: dict = {}
         outside = []
         for of_structures, of_atoms in parts:
-            found = _assess(model, structures.select(of_structures), threads, ranges, device)
+            listed = None if pairs is None else pairs.of_some(structures, of_structures)
+            part = structures.select(of_structures)
+            found = _assess(model, part, listed, threads, ranges, device)
             members = found.members.members if found.members else []
             for number, prediction in enumerate([found.prediction, *members]):
                 for name, values in vars(prediction).items():
@@ -105,21 +109,24 @@ def assess(
     )  # fmt: skip
 
 
-def _assess(model, structures, threads: int, ranges: bool, device: str) -> Assessment:
+def _assess(model, structures, pairs, threads: int, ranges: bool, device: str) -> Assessment:
     """The assessment of structures whose pairs are in memory together."""
-    pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
+    if pairs is None:
+        pairs = build_pairs(structures, model.cutoff, skin=0.0, threads=threads)
     options = {"pairs": pairs, "threads": threads}
     members = None
     if isinstance(model, Ensemble):
         members = predict_members(model, structures, device=device, **options)
     prediction = members.mean if members else predict(model, structures, device=device, **options)
     outside = find_out_of_range(model, structures, **options) if ranges else None
+    release(*vars(pairs).values())
     return Assessment(model, structures, prediction, members, outside)
 
 
 def evaluate_run(
-    directory, model, parts: dict, *, threads: int = 0, log: Callable = print, device: str = "cpu"
-) -> dict:
+    directory, model, parts: dict, *, pairs: dict, threads: int = 0, log: Callable = print,
+    device: str = "cpu",
+) -> dict:  # fmt: skip
     """Evaluate the model of a run; what comes out goes to metrics.json and predictions.npz.
 
     A finished run is not lost where there is no room for its predictions.
@@ -130,6 +137,8 @@ def evaluate_run(
     model : EnergyModel or Ensemble
     parts : dict of str to Structures
         `fdforce.problem.Parts.by_name`.
+    pairs : dict of str to PairList
+        Of those parts whose pairs are listed already.
     threads : int
         0: all cores.
     log : callable
@@ -148,9 +157,12 @@ def evaluate_run(
     """
     # the training set spans the range itself
     found = {
-        name: assess(model, part, threads=threads, ranges=name != "train", device=device)
+        name: assess(
+            model, part, pairs=pairs.get(name), threads=threads, ranges=name != "train",
+            device=device,
+        )
         for name, part in parts.items()
-    }
+    }  # fmt: skip
     metrics = {name: of_part.errors() for name, of_part in found.items()}
     write_bytes(Path(directory) / "metrics.json", json.dumps(metrics, indent=1).encode())
     comparisons = {name: of_part.compare() for name, of_part in found.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fdforce.batch import atoms_of
+from fdforce.errors import DataError
 from fdforce.mapped import BLOCK, blocks, new_array, release
 from fdforce.neighbors import PairList, build_pairs
 from fdforce.structures import PER_ATOM, Structures
@@ -127,3 +128,27 @@ def list_pairs(structures: Structures, cutoff: float, *, skin: float, **options)
 
     pairs = cached_pairs(structures.folder, cutoff, skin, log=log, **options)
     return replace(pairs, first_atom=structures.first_atom)
+
+
+def kept_pairs(parts: dict, cutoff: float, **options) -> dict:
+    """`list_pairs` of those parts of the data that are cached sets, where there is room for them.
+
+    Parameters
+    ----------
+    parts : dict of str to Structures
+    cutoff : float, Å
+    **options
+        Of `list_pairs`; ``log`` is told what failed.
+
+    Returns
+    -------
+    dict of str to PairList
+    """
+    log, found = options["log"], {}
+    for name, part in parts.items():
+        if isinstance(part, CachedStructures):
+            try:
+                found[name] = list_pairs(part, cutoff, **options)
+            except DataError as problem:  # a run that has ended can list them in memory
+                log(str(problem))
+    return found

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,8 @@ _QUANTITIES = ("energy", "forces", "stress")
 class Counts:
     """What was written: structures in all, and those with each label.
 
-    `weights` counts structures with a weight, `config_types` those with a config_type; `left_out`
-    says that the format has no place for either.
+    `weights` counts structures with a weight, `config_types` those with a config_type. `left_out`
+    are the counts, by name, of what the format has no place for.
     """
 
     format: str
@@ -43,7 +43,7 @@ class Counts:
     stress: int = 0
     weights: int = 0
     config_types: int = 0
-    left_out: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def convert(
@@ -92,7 +92,7 @@ def convert(
     """
     output = Path(output)
     name = format or _format_of(output)
-    write, keeps_info = _writer(name)
+    write, no_place = _writer(name)
     _check_free(output, name)
     given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     counts = Counts(name)
@@ -115,7 +115,10 @@ def convert(
                 f"{', '.join(map(str, sources))}: {counts.structures} structures, where "
                 f"{n_structures} are known to be; the file is not the one that is meant"
             )
-    counts.left_out = not keeps_info and bool(counts.weights or counts.config_types)
+    left_out = {quantity: getattr(counts, quantity) for quantity in no_place}
+    counts.left_out = {quantity: number for quantity, number in left_out.items() if number}
+    if "stress" in no_place:
+        counts.stress = 0
     return counts
 
 
@@ -130,16 +133,21 @@ def _format_of(output: Path) -> str:
 
 
 def _writer(name: str):
-    """The function that writes a format, and whether it keeps ``info``."""
+    """The function that writes a format, and the counts of what it has no place for."""
     if name == "extxyz":
-        return _write_extxyz, True
+        return _write_extxyz, ()
     if name not in STRUCTURES:
         choices = ", ".join(["extxyz", *STRUCTURES])
         raise FdforceError(f"format '{name}' is not known; the formats are {choices}")
     module = find_module(STRUCTURES, name)
     if not hasattr(module, "write_structures"):
-        raise FdforceError(f"format '{name}' is read, not written; take extxyz")
-    return module.write_structures, getattr(module, "KEEPS_INFO", False)
+        raise FdforceError(
+            f"format '{name}' is read, not written; take extxyz, ase-db, deepmd, n2p2 or aenet"
+        )
+    no_place = () if getattr(module, "KEEPS_INFO", False) else ("weights", "config_types")
+    if not getattr(module, "KEEPS_STRESS", True):
+        no_place = ("stress", *no_place)
+    return module.write_structures, no_place
 
 
 def _write_extxyz(path: Path, frames: Iterable[Atoms]) -> int:

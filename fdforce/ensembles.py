@@ -17,8 +17,10 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.assessment import evaluate_run
+from fdforce.cached_structures import kept_pairs
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.config import Config, load_config, to_toml
+from fdforce.data_set import training_skin
 from fdforce.errors import CheckpointError, ConfigError, DataError, FdforceError, TrainingError
 from fdforce.fitting import FitResult, fit, never_began
 from fdforce.model_file import load_model, save_model
@@ -218,8 +220,14 @@ class _EnsembleRun:
             n_train=len(self.parts.train), energy_weight=config.loss.energy_weight,
             force_weight=config.loss.force_weight, stress_weight=config.loss.stress_weight,
         )  # fmt: skip
+        parts = self.parts.by_name()
+        with limit_threads(config.training.threads) as threads:
+            pairs = kept_pairs(
+                parts, ensemble.cutoff, skin=training_skin(config.finite_difference),
+                threads=threads, log=self.log,
+            )  # fmt: skip
         metrics = evaluate_run(
-            directory, ensemble, self.parts.by_name(), threads=config.training.threads,
+            directory, ensemble, parts, pairs=pairs, threads=config.training.threads,
             log=self.log, device=config.training.device,
         )  # fmt: skip
         self._write_history(homes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from fdforce import archive
 from fdforce.assessment import evaluate_run
-from fdforce.cached_structures import list_pairs
+from fdforce.cached_structures import kept_pairs, list_pairs
 from fdforce.checkpoint import load_checkpoint, save_checkpoint
 from fdforce.computation import check_device
 from fdforce.config import (
@@ -213,6 +213,7 @@ class _Run:
             )
         self.model = self._model(train, checkpoint)
         pairs = self._pairs(train, progress)
+        self.pairs = {"train": pairs}
         common, common_pairs = train, pairs
         if checkpoint is None:
             if self.parts.common is not None:
@@ -231,9 +232,8 @@ class _Run:
         chosen = ForceDraw(train_set, config)(0)
         valid, valid_set = self.parts.valid, None
         if valid is not None:
-            valid_set = self._less_references(
-                self._less_baseline(valid, self._pairs(valid, progress))
-            )
+            self.pairs["valid"] = self._pairs(valid, progress)
+            valid_set = self._less_references(self._less_baseline(valid, self.pairs["valid"]))
         bare = without_offsets(self.model)
         if checkpoint is None and not config.training.start_from:
             bare.scale = self.model.scale = output_scale(
@@ -259,11 +259,12 @@ class _Run:
         self._events.append(line)
 
     def _pairs(self, structures, progress):
-        return list_pairs(
-            structures, self.model.cutoff,
-            skin=training_skin(self.config.finite_difference),
-            threads=self.threads, progress=progress, log=self.log,
-        )  # fmt: skip
+        options = self._listing()
+        return list_pairs(structures, self.model.cutoff, progress=progress, **options)
+
+    def _listing(self) -> dict:
+        skin = training_skin(self.config.finite_difference)
+        return {"skin": skin, "threads": self.threads, "log": self.log}
 
     def _less_baseline(self, structures, pairs):
         target = residual_target(structures, None, self.model.baseline, pairs)
@@ -388,9 +389,11 @@ class _Run:
             raise
         self.checkpoint()
         model = self.best_model()
+        parts = self.parts.by_name()
+        kept = kept_pairs(parts, model.cutoff, **self._listing())
         metrics = evaluate_run(
-            self.directory, model, self.parts.by_name(), threads=self.threads, log=self.log,
-            device=self.config.training.device,
+            self.directory, model, parts, pairs=kept | self.pairs, threads=self.threads,
+            log=self.log, device=self.config.training.device,
         )  # fmt: skip
         self.log(
             f"{progress.epoch} epochs in {progress.elapsed:.1f} s; best epoch {progress.best_epoch}"

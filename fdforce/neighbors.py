@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,18 @@ class PairList:
     def mean_neighbors(self) -> float:
         """Listed pairs per atom, skin included."""
         return len(self.neighbor) / max(self.n_atoms, 1)
+
+    def of_some(self, structures: Structures, indices) -> PairList:
+        """The list as that of ``structures.select(indices)``; nothing is copied.
+
+        Parameters
+        ----------
+        structures : Structures
+            Those that this list is of.
+        indices : slice or sequence of int
+        """
+        first = structures.offsets[:-1] if self.first_atom is None else self.first_atom
+        return replace(self, first_atom=np.asarray(first)[indices])
 
 
 def build_pairs(

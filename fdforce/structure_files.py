@@ -128,7 +128,10 @@ def iterate_file(path: str | Path) -> Iterator[Atoms]:
         hint = "; `fdforce convert` fetches public sets" if "public:" in path.name else ""
         raise DataError(f"{path}: no such file{hint}")
     if module is None and path.is_dir():
-        raise DataError(f"{path}: is a folder, not a data file, and none that fdforce knows")
+        raise DataError(
+            f"{path}: is a folder, not a data file, and "
+            "holds none of input.data, .xsf, FitSNAP's .json, set.*/coord.npy (docs/data.md)"
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     try:

@@ -44,6 +44,11 @@ def read_training_directory(train, units: str | None = None) -> Training | None:
     if units is not None:
         if paths and not paths[0].exists():
             raise ConfigError(f"{paths[0]}: no such training directory")
+        if paths and paths[0].is_dir():
+            raise ConfigError(
+                f"{paths[0]}: no training directory of n2p2, which has input.nn and input.data; "
+                "other data say their units, so leave units out"
+            )
         raise ConfigError(
             f"units = {units}: are for a training directory that does not say them; of one file, "
             "they may follow its name, as in input.data#units=hartree-bohr"

@@ -156,6 +156,18 @@ def test_a_preferred_name_that_turns_up_late_is_refused(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("format", "end"), [("n2p2", "data"), ("aenet", "tar")])
+def test_stresses_that_a_format_cannot_hold_are_said_to_be_left_out(tmp_path, format, end):
+    atoms = next(a for a in systems() if a.pbc.all() and len(a.calc.results) == 3)
+    atoms.info.clear()
+    write(tmp_path / "in.traj", atoms)
+    output = tmp_path / f"out.{end}"
+    said = run(tmp_path / "in.traj", output, "--format", format)
+    assert "energy 1, forces 1, stress 0" in said
+    assert f"left out, {format} has no place for them: stresses (1)\n" in said
+    assert "stress" not in read_file(output)[0].calc.results
+
+
 def test_what_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
     good, bad = systems()[3:5]
     bad.calc.results["forces"][1, 2] = np.nan

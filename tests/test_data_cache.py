@@ -31,7 +31,7 @@ from fdforce import (
     splitting,
     structure_files,
 )
-from fdforce.cached_structures import CachedStructures, list_pairs
+from fdforce.cached_structures import CachedStructures, kept_pairs, list_pairs
 from fdforce.checkpoint import load_checkpoint
 from fdforce.cli import main
 from fdforce.comparison import (
@@ -632,6 +632,59 @@ def test_predictions_in_parts_are_those_of_the_whole(training_file, tmp_path, mo
     assert found == pytest.approx({name: expected[name] for name in found}, rel=1e-10)
     for name, value in vars(whole.outside).items():
         np.testing.assert_allclose(getattr(parts.outside, name), value, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "cached"), [(1, False), (1, True), (2, True)],
+    ids=["memory", "cache", "ensemble"],
+)  # fmt: skip
+def test_a_run_is_evaluated_with_the_pairs_it_has(
+    training_file, tmp_path, tiny_blocks, monkeypatch, ensemble, cached
+):
+    from fdforce import assessment
+
+    listed = []
+
+    def listing(structures, *words, **options):
+        listed.extend(structures.labels)
+        return build_pairs(structures, *words, **options)
+
+    monkeypatch.setattr(assessment, "build_pairs", listing)
+    special = {"epochs": 1, "ensemble": ensemble}
+    if cached:
+        special["cache"] = str(tmp_path / "cache")
+    if ensemble > 1:
+        special["valid"] = 0.0  # the members would divide what is evaluated together
+    result = fdforce.fit(
+        out=tmp_path / "run", log=silent, train=[str(training_file)], **SETTINGS | special
+    )
+    found = read_predictions(tmp_path / "run" / "predictions.npz")
+    parts = problem.read_parts(fdforce.config.load_config(tmp_path / "run" / "config.toml"))
+    # the test set in memory has no pairs before it is evaluated
+    assert listed == ([] if cached else list(parts.test.labels))
+    assert found.keys() == parts.by_name().keys()
+    for name, structures in parts.by_name().items():
+        expected = assessment.assess(result.model, structures).compare()
+        # pairs beyond the cutoff add nothing; other batches, other rounding; forces as float32
+        for quantity, rtol in (("energies", 1e-12), ("forces", 2**-23)):
+            np.testing.assert_allclose(
+                getattr(found[name], f"predicted_{quantity}"),
+                getattr(expected, f"predicted_{quantity}"), rtol=rtol, atol=1e-12,
+            )  # fmt: skip
+        if name != "train":
+            assert tuple(found[name].n_extrapolating) == expected.n_extrapolating
+
+
+def test_a_run_is_evaluated_where_the_cache_has_no_room_for_pairs(ethanol, tmp_path, monkeypatch):
+    def full(*words, **options):
+        raise DataError("no room")
+
+    cached, _ = read_cached([ethanol], tmp_path / "cache", log=silent)
+    lines, options = [], {"skin": 0.1, "log": silent}
+    assert kept_pairs({"test": cached}, 4.0, **options).keys() == {"test"}
+    monkeypatch.setattr(cached_structures, "list_pairs", full)
+    assert kept_pairs({"test": cached}, 4.0, **options | {"log": lines.append}) == {}
+    assert lines == ["no room"]
 
 
 # -- commands --------------------------------------------------------------------------------------

@@ -313,7 +313,13 @@ def test_commands(tmp_path, capsys):
     assert code == 0
     assert "pair_style hybrid/overlay snap zbl 4.0 4.8" in said
     code, said = run("import", "snap", tmp_path / "TaW.snapcoeff", "-o", tmp_path / "b.npz")
-    assert (code, "W Ta, 30 parameters" in said) == (0, True)
+    assert (code, "W Ta, 30 parameters" in said, "SNAP alone" in said) == (0, True, False)
+    written = (tmp_path / "TaW.snapparam").read_text()
+    indented = re.sub("^", "  ", written, flags=re.MULTILINE)
+    for text, alone in ((indented, False), (re.sub("#.*", "", written), True)):
+        (tmp_path / "TaW.snapparam").write_text(text)
+        code, said = run("import", "snap", tmp_path / "TaW.snapcoeff", "-o", tmp_path / "b.npz")
+        assert (code, "SNAP alone" in said) == (0, alone)
     code, said = run("import", "snap", tmp_path / "TaW.snapparam", "-o", tmp_path / "c.npz")
     assert (code, "name the .snapcoeff file" in said) == (1, True)
     code, said = run(

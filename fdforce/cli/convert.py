@@ -9,6 +9,9 @@ from fdforce.cli.options import command, key_options
 from fdforce.formats import STRUCTURES
 
 _COUNTED = ("energy", "forces", "stress")
+_NAMES = {
+    "stress": "stresses", "weights": "weights other than 1", "config_types": "config types",
+}  # fmt: skip
 
 
 def _list_public_sets(context, parameter, value):
@@ -91,11 +94,8 @@ def convert(files, name, folder, **keys):
     labels = ", ".join(f"{label} {getattr(counts, label)}" for label in _COUNTED)
     click.echo(f"{output}: {counts.structures} structures, {counts.atoms} atoms; with {labels}")
     if counts.left_out:
-        click.echo(
-            f"left out, {counts.format} has no place for them: weights other than 1 "
-            f"({counts.weights}), config types ({counts.config_types})",
-            err=True,
-        )
+        left_out = ", ".join(f"{_NAMES[what]} ({n})" for what, n in counts.left_out.items())
+        click.echo(f"left out, {counts.format} has no place for them: {left_out}", err=True)
 
 
 def _show(number):

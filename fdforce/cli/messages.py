@@ -175,4 +175,5 @@ def calibration_table(metrics: dict) -> str:
 
 
 def _cell(value, factor, width):
-    return f"{'-':>{width}}" if value is None else f"{factor * value:{width}.4g}"
+    text = "-" if value is None else f"{factor * value:.4g}"
+    return f" {text:>{width - 1}}"  # a space even before 6.672e+05

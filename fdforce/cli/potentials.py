@@ -39,6 +39,11 @@ def import_potential(name, path, output, units):
     model = find_module(POTENTIALS, name).read_potential(path, units=units)
     save_model(output, model, imported={"format": name, "path": plain.name})
     click.echo(f"{output}: {' '.join(model.elements)}, {len(model.theta)} parameters")
+    if name in ("snap", "mliap") and model.baseline is None:
+        click.echo(
+            "no zbl is named in the files; of a pair style that overlays one (hybrid/overlay) this "
+            "is SNAP alone (docs/lammps.md)"
+        )
 
 
 @command("export", short_help="Write a model as a potential of another program.")

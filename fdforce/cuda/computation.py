@@ -8,7 +8,6 @@ copied when its turn comes. A batch that does not fit is cut, and its parts are 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -139,12 +138,11 @@ class DeviceComputation:
 
 def part_of(data, indices) -> DataSet:
     """Some structures of a data set as one of its own, with the list of the whole."""
-    structures, pairs = data.structures, data.pairs
-    first = structures.offsets[:-1] if pairs.first_atom is None else pairs.first_atom
+    structures = data.structures
     return DataSet(
         structures.select(indices),
         take(data.target, structures, indices),
-        replace(pairs, first_atom=np.asarray(first)[indices]),
+        data.pairs.of_some(structures, indices),
     )
 
 

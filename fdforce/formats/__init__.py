@@ -14,7 +14,8 @@ A module offers what its format allows, under these names:
 ``write_structures(path, frames) -> int``
     The number of structures written (`STRUCTURES`), frame by frame. Labels are in the calculator
     of a frame. A module that keeps config_type, weight and all other ``info`` says
-    ``KEEPS_INFO = True``; of others `fdforce convert` says what is left out.
+    ``KEEPS_INFO = True``, and one without place for stresses ``KEEPS_STRESS = False``;
+    `fdforce convert` says what is left out.
 ``recognises_training(path) -> bool``, ``read_training(path, *, units) -> Training``
     A training directory of another program as a configuration (`TRAINING`).
 

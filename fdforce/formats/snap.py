@@ -216,7 +216,7 @@ def baseline_comment(zbl) -> list[str]:
 
 def read_baseline(line: str, path, number: int) -> tuple[float, float] | None:
     """Radii of pair_style zbl, where the line is a comment that names them."""
-    found = _ZBL_COMMENT.match(line)
+    found = _ZBL_COMMENT.match(line.strip())
     return found and tuple(as_float(word, path, number) for word in found.groups())
 
 

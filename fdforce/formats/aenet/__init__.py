@@ -8,7 +8,10 @@ from fdforce.formats.aenet.potential import read_potential, write_potential
 from fdforce.formats.aenet.training import read_training, recognises_training
 from fdforce.formats.aenet.xsf import read_structures, recognises, write_structures
 
+KEEPS_STRESS = False
+
 __all__ = [
+    "KEEPS_STRESS",
     "read_potential",
     "read_structures",
     "read_training",

@@ -408,7 +408,7 @@ def _behler(descriptor, z):
     if (descriptor.cutoff_type, descriptor.cutoff_alpha) != (1, 0.0):
         raise ModelFileError(
             f"ænet: cutoff_type = {descriptor.cutoff_type} with cutoff_alpha = "
-            f"{descriptor.cutoff_alpha}: it has the cosine from 0 alone, type 1 with 0"
+            f"{descriptor.cutoff_alpha}: its only cutoff is the cosine, type 1 with 0"
         )
     functions = descriptor.functions_of(descriptor.elements[z])
     rows = [_behler_function(function, descriptor.elements) for function in functions]

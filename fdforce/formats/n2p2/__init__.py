@@ -4,7 +4,10 @@ from fdforce.formats.n2p2.data import read_structures, recognises, write_structu
 from fdforce.formats.n2p2.potential import read_potential, write_potential
 from fdforce.formats.n2p2.training import read_training, recognises_training
 
+KEEPS_STRESS = False
+
 __all__ = [
+    "KEEPS_STRESS",
     "read_potential",
     "read_structures",
     "read_training",
