@@ -1,13 +1,19 @@
 """The one place that imports CUDA: numba-cuda, or whatever follows it.
 
 With ``NUMBA_ENABLE_CUDASIM=1`` the same names run in Python, thread by thread.
+
+What was compiled is kept on disk beside the modules, or in ``NUMBA_CACHE_DIR``: a first step needs
+some twenty kernels, about a second each.
 """
 
+import math
 import os
+from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
+from pathlib import Path
 
 import numba.core.config
-import numpy as np
 
 # a batch of a few molecules is a small grid; that is known
 numba.core.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
@@ -30,9 +36,35 @@ THREADS = 128
 """Threads of a block; fewer where their shared memory would not fit. A power of two."""
 
 
+@cache
+def _sources() -> str:
+    """Stands for all that a kernel may call or take constants from."""
+    folder = Path(__file__).parents[1]
+    files = sorted(file for part in ("cpu", "cuda") for file in (folder / part).glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@cache
+def _kept(kernel):
+    """The kernel, with what is compiled of it kept on disk."""
+    if SIMULATED:
+        return kernel
+    try:
+        kernel.enable_caching()
+    except RuntimeError:  # no folder that may be written to
+        return kernel
+    try:
+        # numba-cuda looks at the module of the kernel alone, not at those that it calls
+        file = kernel._cache._cache_file
+        file._source_stamp = file._source_stamp, _sources()
+    except AttributeError:  # another version of numba-cuda: rather slow than out of date
+        kernel._cache.disable()
+    return kernel
+
+
 def launch_over(kernel, n: int):
     """The kernel with a thread for each of n things, ready to be called."""
-    return kernel[-(-n // THREADS), THREADS] if n else _nothing
+    return _kept(kernel)[-(-n // THREADS), THREADS] if n else _nothing
 
 
 def launch(
@@ -62,7 +94,8 @@ def launch(
             f"a block of the GPU needs {shared} bytes of shared memory and has {SHARED_BYTES}: "
             'take fewer features, or device = "cpu"'
         )
-    return kernel[blocks, threads, 0, shared] if np.prod(blocks) else _nothing
+    n_blocks = blocks if isinstance(blocks, int) else math.prod(blocks)
+    return _kept(kernel)[blocks, threads, 0, shared] if n_blocks else _nothing
 
 
 def _nothing(*arguments):

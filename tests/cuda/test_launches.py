@@ -1,4 +1,4 @@
-"""A training step through numba-cuda's own arrays and launches, as far as they go without a GPU."""
+"""numba-cuda itself, not its simulator, as far as it goes without a GPU."""
 
 import json
 import os
@@ -7,7 +7,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.cuda.ptx import TYPES
+import pytest
+
+from tests.cuda.ptx import NO_COMPILER, TYPES
 from tests.cuda.signatures import SIGNATURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,13 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_A_CALLER = {("zbl", "_forward_kernel")}
 
 
-def test_kernels_are_launched_with_the_types_that_are_compiled():
-    """Other types would be compiled anew in the run, and not be those that test_ptx.py compiles."""
+def run_unsimulated(*arguments):
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.cuda.launches"],
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def test_kernels_are_launched_with_the_types_that_are_compiled():
+    """Other types would be compiled anew in the run, and not be those that test_ptx.py compiles."""
+    run = run_unsimulated("tests.cuda.launches")
     assert run.returncode == 0, run.stderr
     assert "Error" not in run.stderr, run.stderr  # of freeing memory, which Python only prints
     found, known = defaultdict(set), defaultdict(set)
@@ -32,3 +38,11 @@ def test_kernels_are_launched_with_the_types_that_are_compiled():
     assert known.keys() - found.keys() == WITHOUT_A_CALLER
     for place, types in found.items():
         assert types == known[place], place
+
+
+def test_what_is_compiled_is_kept_on_disk(tmp_path):
+    run = run_unsimulated("tests.cuda.kept", str(tmp_path))
+    if run.stderr.startswith(NO_COMPILER):
+        pytest.skip(f"{run.stderr.strip()}: pip install 'fdforce[cuda13]'")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["0", "1", "0"]
