@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numba.core.config
+import numpy as np
 
 # a batch of a few molecules is a small grid; that is known
 numba.core.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
@@ -26,7 +27,9 @@ if find_spec("numba_cuda") is None:
 
 from numba import cuda  # noqa: E402
 
-__all__ = ["SHARED_BYTES", "SIMULATED", "THREADS", "cuda", "launch", "launch_over"]
+__all__ = [
+    "NEXT", "NONE", "SHARED_BYTES", "SIMULATED", "THREADS", "TWO", "cuda", "launch", "launch_over",
+]  # fmt: skip
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 SHARED_BYTES = 48 * 1024
@@ -34,6 +37,11 @@ SHARED_BYTES = 48 * 1024
 
 THREADS = 128
 """Threads of a block; fewer where their shared memory would not fit. A power of two."""
+
+# An index that might be negative costs some five instructions, and `range` as many for each turn:
+# more than what is done with the number. So inner loops count in unsigned integers, by `while`.
+# With a signed integer they would become floating numbers.
+NONE, NEXT, TWO = np.uintp(0), np.uintp(1), np.uintp(2)
 
 
 @cache
