@@ -81,7 +81,6 @@ def run_steps(dtype):
     from fdforce.cuda.device import CudaDevice
     from fdforce.cuda.networks import DESCRIPTORS_THERE
     from fdforce.descriptors import DESCRIPTORS
-    from fdforce.evaluation import labels_of
     from fdforce.losses import make_loss
     from fdforce.models import ElementalNetworks
     from tests.cuda.on_device import data_of
