@@ -46,7 +46,9 @@ class Arena:
 
     def reset(self) -> None:
         """Begin a step: all of it is free. What was several blocks becomes one."""
+        room = min(self._total + self._total // 8, self.size)
+        # first of all, so that an allocation that fails does not count in the next step
+        self._used = self._total = 0
         if len(self._blocks) > 1:
             self._blocks.clear()
-            self._blocks.append(self._allocate(self._total + self._total // 8))
-        self._used = self._total = 0
+            self._blocks.append(self._allocate(room))

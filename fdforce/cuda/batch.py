@@ -9,6 +9,15 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
+class Layout:
+    """Nodes of replicas, first atoms of their structures, and first rows of their species."""
+
+    nodes: Any
+    offsets: Any
+    species_start: Any
+
+
+@dataclass(frozen=True, eq=False)
 class DeviceBatch:
     """S structures of N atoms in all, or replicas of them, on the device.
 
@@ -71,17 +80,28 @@ class DeviceBatch:
             self.row_begin, self.row_end, self.neighbor, self.shift, self.pair_offset, self.place,
         )  # fmt: skip
 
-    def displaced(self, direction, eta, nodes, strain) -> DeviceBatch:
+    def layout(self, nodes) -> Layout:
+        """What replicas at these nodes, ndarray (n_replicas,), need from the host.
+
+        Before the first long kernel: a copy to the device waits for all that runs there.
+        """
+        upload, n_replicas = self.device.upload, len(nodes)
+        offsets = np.concatenate(([0], np.cumsum(np.tile(self.counts, n_replicas))))
+        first = np.concatenate(([0], np.cumsum(n_replicas * self.species_counts)))
+        return Layout(upload(nodes, np.float64), upload(offsets, np.int64), upload(first, np.int64))
+
+    def displaced(self, direction, eta, layout: Layout, strain) -> DeviceBatch:
         """Replicas at r + node eta (g + H r), with the cell strained alike.
 
         Parameters
         ----------
         direction : (N, 3), Å per unit of eta
         eta : (S,)
-        nodes : ndarray, shape (n_replicas,)
+        layout : Layout
+            Of `layout`, with the nodes.
         strain : (S, 3, 3)
         """
-        device, n_replicas = self.device, len(nodes)
+        device, n_replicas = self.device, layout.nodes.size
         n_atoms, n_structures = self.n_atoms, len(self.counts)
         positions = device.empty((n_replicas * n_atoms, 3), np.float64)
         cells = device.empty((n_replicas * n_structures, 3, 3), np.float64)
@@ -89,14 +109,11 @@ class DeviceBatch:
         place = device.empty(n_replicas * n_atoms, np.int64)
         device.kernels("replicas").displace(
             self.positions, direction, strain, self.cells, self.structure, self.species,
-            self.place, self.species_start, eta, device.upload(nodes, np.float64),
+            self.place, self.species_start, eta, layout.nodes,
             positions, cells, structure, place,
         )  # fmt: skip
-        offsets = np.concatenate(([0], np.cumsum(np.tile(self.counts, n_replicas))))
-        first = np.concatenate(([0], np.cumsum(n_replicas * self.species_counts)))
         return replace(
             self, positions=positions, cells=cells, structure=structure, place=place,
-            offsets=device.upload(offsets, np.int64),
-            species_start=device.upload(first, np.int64),
+            offsets=layout.offsets, species_start=layout.species_start,
             n_replicas=n_replicas, displacement=True,
         )  # fmt: skip

@@ -31,7 +31,10 @@ def find_device() -> CudaDevice:
     """
     cuda = runtime().cuda
     if not cuda.is_available():
-        raise ConfigError('no GPU found: does nvidia-smi list one? Otherwise take device = "cpu"')
+        raise ConfigError(
+            "no GPU found, or no compiler for it: does nvidia-smi list one, and is fdforce[cuda13] "
+            'installed (or fdforce[cuda12])? Otherwise take device = "cpu"'
+        )
     return CudaDevice()
 
 

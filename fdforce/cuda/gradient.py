@@ -141,6 +141,12 @@ class DeviceGradient:
             sums=(n, losses.N_SUMS), monitor=(n, losses.N_MONITOR),
         )  # fmt: skip
         networks.upload(self.model.theta)
+        # all that the device needs is there before its long kernels, since a copy waits for them
+        layout = batch.layout(np.array(formula.nodes))
+        mean, slope, centre_mean, centre_slope = (
+            device.upload(np.atleast_1d(values), np.float64)
+            for values in (formula.mean, formula.slope, formula.centre_mean, formula.centre_slope)
+        )
         state = networks.forward(batch)
         forces, virial = networks.forces(state)
         d_forces = device.empty((batch.n_atoms, 3), np.float64)
@@ -152,22 +158,17 @@ class DeviceGradient:
             (packed["d_energy"], d_forces, d_virial, packed["monitor"]),
         )  # fmt: skip
         kernels.step_lengths(d_forces, d_virial, batch.offsets, length, batch.cutoff, packed["eta"])
-        replicas = batch.displaced(d_forces, packed["eta"], np.array(formula.nodes), d_virial)
+        replicas = batch.displaced(d_forces, packed["eta"], layout, d_virial)
         moved = networks.forward(replicas)
         weights = device.empty(n_nodes * n, np.float64)
-        losses.replica_weights(
-            packed["d_energy"], packed["eta"], device.upload(formula.mean, np.float64),
-            device.upload(formula.slope, np.float64), weights,
-        )  # fmt: skip
+        losses.replica_weights(packed["d_energy"], packed["eta"], mean, slope, weights)
         networks.gradient(moved, weights, packed["gradient"])
         has_centre = bool(formula.centre_slope or formula.centre_mean)
         if has_centre:
             centre = device.empty(n, np.float64)
             losses.replica_weights(
-                packed["d_energy"], packed["eta"],
-                device.upload([formula.centre_mean], np.float64),
-                device.upload([formula.centre_slope], np.float64), centre,
-            )  # fmt: skip
+                packed["d_energy"], packed["eta"], centre_mean, centre_slope, centre
+            )
             networks.gradient(state, centre, packed["centre"])
         reductions = device.kernels("reductions")
         reductions.copy(state.energy, packed["energy"])

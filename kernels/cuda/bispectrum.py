@@ -38,7 +38,7 @@ import math
 import numpy as np
 
 from .pairs import separation
-from .runtime import SHARED_BYTES, cuda, launch
+from .runtime import NEXT, SHARED_BYTES, TWO, cuda, launch
 
 GROUP = 8
 """Atoms of a block at most. A power of two."""
@@ -48,11 +48,7 @@ MANY_BLOCKS = 512
 
 MOST_THREADS = 64
 
-# An index that might be negative costs more instructions than what is done with the number, so
-# inner loops count in unsigned integers, by `while`. With a signed integer they would become
-# floating numbers.
-TWO, FOUR = np.uintp(2), np.uintp(4)
-NEXT = np.uintp(1)
+FOUR = np.uintp(4)
 
 
 @cuda.jit(device=True)

@@ -9,8 +9,10 @@ of two series for each species, and then every thread evaluates them for its nei
 
 import math
 
+import numpy as np
+
 from .pairs import separation
-from .runtime import cuda, launch
+from .runtime import NEXT, NONE, TWO, cuda, launch
 
 
 @cuda.jit(device=True)
@@ -20,16 +22,22 @@ def _first(m, degree):
 
 
 @cuda.jit(device=True)
+def _polynomial(w, coefficients):
+    k = np.uintp(coefficients.size - 1)
+    p = coefficients[k]
+    while k > NONE:
+        k -= NEXT
+        p = p * w + coefficients[k]
+    return p
+
+
+@cuda.jit(device=True)
 def _cutoff(v, constants, sine):
     """Half-cosine cutoff f = (1 - sin(pi v)) / 2 for v = r/R - 1/2, zero beyond v = 1/2."""
     half = constants[1]
     if v >= half:
         return half - half
-    w = v * v
-    p = sine[sine.size - 1]
-    for k in range(sine.size - 2, -1, -1):
-        p = p * w + sine[k]
-    return half - p * v
+    return half - _polynomial(v * v, sine) * v
 
 
 @cuda.jit(device=True)
@@ -38,11 +46,7 @@ def _cutoff_slope(v, constants, cosine):
     half = constants[1]
     if v >= half:
         return half - half
-    w = v * v
-    p = cosine[cosine.size - 1]
-    for k in range(cosine.size - 2, -1, -1):
-        p = p * w + cosine[k]
-    return p
+    return _polynomial(v * v, cosine)
 
 
 @cuda.jit
@@ -63,6 +67,7 @@ def _forward_kernel(
     # of a neighbour and of a species: radial functions, harmonics, square of the cutoff
     n_basis = n_radial + n_density + 1
     width = n_basis + (n_basis + 1) % 2  # odd: rows begin in different banks
+    gap, radial_end, above_end = np.uintp(width), np.uintp(n_radial), np.uintp(degree + 2)
     sums = buffer[n_threads * width :]
     row = buffer[t * width : (t + 1) * width]
     one = constants[0]
@@ -84,29 +89,36 @@ def _forward_kernel(
             c = v + v
             u0, u1 = f, c * f
             row[0] = u0
-            for n in range(1, n_radial):
+            n = NEXT
+            while n < radial_end:
                 row[n] = u1
                 u0, u1 = u1, (c + c) * u1 - u0
+                n += NEXT
             f = _cutoff(kind(r * inverse_cutoff[1] - 0.5), constants, sine)
             row[n_basis - 1] = f * f
             a, b = f, zero
+            q = radial_end
             for m in range(degree + 1):
-                q = n_radial + _first(m, degree)
                 p0, p1 = one, z
-                for l in range(m, degree + 1):
+                factors, above = recursion[m], np.uintp(m + 1)
+                while above < above_end:
                     row[q] = a * p0
-                    row[q + 1] = b * p0
-                    q += 2
-                    p0, p1 = p1, z * p1 - recursion[m, l + 1] * p0
+                    row[q + NEXT] = b * p0
+                    q += TWO
+                    p0, p1 = p1, z * p1 - factors[above] * p0
+                    above += NEXT
                 a, b = a * x - b * y, a * y + b * x
         cuda.syncthreads()
         for k in range(t, n_species * n_basis, n_threads):
             z, column = k // n_basis, k % n_basis
             low = max(row_begin[i * n_species + z], first) - first
             high = min(row_end[i * n_species + z], first + n_threads) - first
+            # a species may end before the tile begins
+            at, last = np.uintp(low * width + column), np.uintp(max(low, high) * width + column)
             total = sums[k]
-            for other in range(low, high):
-                total += buffer[other * width + column]
+            while at < last:
+                total += buffer[at]
+                at += gap
             sums[k] = total
         cuda.syncthreads()
     cuda.syncthreads()
@@ -188,6 +200,7 @@ def _backward_kernel(
     kind = d_features.dtype.type
     # of every species: Chebyshev series, coefficients of the density, self term
     n_series = n_radial + n_density + 1
+    radial_end, above_end = np.uintp(n_radial), np.uintp(degree + 2)
     d_power = buffer[n_species * n_series :]
     for k in range(t, n_blocks * (degree + 1), n_threads):
         spun, l = k // (degree + 1), k % (degree + 1)
@@ -246,12 +259,14 @@ def _backward_kernel(
         c = v + v
         value, slope = series[0], zero
         t0, t1, u0, u1, order = one, c, zero, one, one
-        for n in range(1, n_radial):
+        n = NEXT
+        while n < radial_end:
             value += series[n] * t1
             slope += series[n] * order * u1
             t0, t1 = t1, (c + c) * t1 - t0
             u0, u1 = u1, (c + c) * u1 - u0
             order += one
+            n += NEXT
         g = to_radial * (df * value + (f + f) * slope)
         # angular part: e = f(r) V(x, y, h) - kappa f^2 / 2 on the unit sphere
         v = kind(r * inverse_cutoff[1] - 0.5)
@@ -260,20 +275,23 @@ def _backward_kernel(
             f, df = _cutoff(v, constants, sine), _cutoff_slope(v, constants, cosine)
             value = zero
             a, b, above_a, above_b, power = one, zero, zero, zero, zero
+            q = radial_end
             for m in range(degree + 1):
-                q = n_radial + _first(m, degree)
                 p0, p1, d0, d1 = one, h, zero, one
                 re, im, d_re, d_im = zero, zero, zero, zero
-                for l in range(m, degree + 1):
-                    re += series[q] * p0
-                    im += series[q + 1] * p0
-                    d_re += series[q] * d0
-                    d_im += series[q + 1] * d0
-                    q += 2
+                factors, above = recursion[m], np.uintp(m + 1)
+                while above < above_end:
+                    c_re, c_im = series[q], series[q + NEXT]
+                    re += c_re * p0
+                    im += c_im * p0
+                    d_re += c_re * d0
+                    d_im += c_im * d0
+                    q += TWO
                     # of the monic recursion, and of its derivative
-                    back = recursion[m, l + 1]
+                    back = factors[above]
                     p2, d2 = h * p1 - back * p0, p1 + h * d1 - back * d0
                     p0, p1, d0, d1 = p1, p2, d1, d2
+                    above += NEXT
                 value += a * re + b * im
                 gz += a * d_re + b * d_im
                 gx += power * (above_a * re + above_b * im)

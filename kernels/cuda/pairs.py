@@ -16,13 +16,14 @@ d_separations  (n_pairs of the       dE/dd of every pair, in the working dtype
 
 import numpy as np
 
-from .runtime import cuda, launch_over
+from .runtime import NEXT, cuda, launch_over
 
 
 @cuda.jit(device=True)
 def separation(positions, cells, offsets, neighbor, shift, atom, structure, pair):
     """d = r_j + shift . cell - r_i of one pair, in float64."""
-    j = offsets[structure] + neighbor[pair]
+    pair, structure, atom = np.uintp(pair), np.uintp(structure), np.uintp(atom)
+    j = np.uintp(offsets[structure] + neighbor[pair])
     a, b, c = np.float64(shift[0, pair]), np.float64(shift[1, pair]), np.float64(shift[2, pair])
     x = positions[j, 0] - positions[atom, 0]
     y = positions[j, 1] - positions[atom, 1]
@@ -77,9 +78,12 @@ def _sum_kernel(
     to_batch = pair_offset[s]
     gx, gy, gz = 0.0, 0.0, 0.0
     xx, yy, zz, yz, xz, xy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for pair in range(row_begin[atom * n_species], row_end[(atom + 1) * n_species - 1]):
+    pair = np.uintp(row_begin[atom * n_species])
+    end = np.uintp(row_end[(atom + 1) * n_species - 1])
+    while pair < end:
         x, y, z = separation(positions, cells, offsets, neighbor, shift, atom, s, pair)
-        own, other = pair + to_batch, opposite[pair] + to_batch
+        own = np.uintp(np.int64(pair) + to_batch)
+        other = np.uintp(opposite[pair] + to_batch)
         dx = np.float64(d_separations[own, 0])
         dy = np.float64(d_separations[own, 1])
         dz = np.float64(d_separations[own, 2])
@@ -92,6 +96,7 @@ def _sum_kernel(
         yz += y * dz
         xz += x * dz
         xy += x * dy
+        pair += NEXT
     d_positions[atom, 0] += factor * gx
     d_positions[atom, 1] += factor * gy
     d_positions[atom, 2] += factor * gz

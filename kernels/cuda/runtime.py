@@ -1,10 +1,17 @@
 """The one place that imports CUDA: numba-cuda, or whatever follows it.
 
 With ``NUMBA_ENABLE_CUDASIM=1`` the same names run in Python, thread by thread.
+
+What was compiled is kept on disk beside the modules, or in ``NUMBA_CACHE_DIR``: a first step needs
+some twenty kernels, about a second each.
 """
 
+import math
 import os
+from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
+from pathlib import Path
 
 import numba.core.config
 import numpy as np
@@ -20,7 +27,9 @@ if find_spec("numba_cuda") is None:
 
 from numba import cuda  # noqa: E402
 
-__all__ = ["SHARED_BYTES", "SIMULATED", "THREADS", "cuda", "launch", "launch_over"]
+__all__ = [
+    "NEXT", "NONE", "SHARED_BYTES", "SIMULATED", "THREADS", "TWO", "cuda", "launch", "launch_over",
+]  # fmt: skip
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 SHARED_BYTES = 48 * 1024
@@ -29,10 +38,41 @@ SHARED_BYTES = 48 * 1024
 THREADS = 128
 """Threads of a block; fewer where their shared memory would not fit. A power of two."""
 
+# An index that might be negative costs some five instructions, and `range` as many for each turn:
+# more than what is done with the number. So inner loops count in unsigned integers, by `while`.
+# With a signed integer they would become floating numbers.
+NONE, NEXT, TWO = np.uintp(0), np.uintp(1), np.uintp(2)
+
+
+@cache
+def _sources() -> str:
+    """Stands for all that a kernel may call or take constants from."""
+    folder = Path(__file__).parents[1]
+    files = sorted(file for part in ("cpu", "cuda") for file in (folder / part).glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@cache
+def _kept(kernel):
+    """The kernel, with what is compiled of it kept on disk."""
+    if SIMULATED:
+        return kernel
+    try:
+        kernel.enable_caching()
+    except RuntimeError:  # no folder that may be written to
+        return kernel
+    try:
+        # numba-cuda looks at the module of the kernel alone, not at those that it calls
+        file = kernel._cache._cache_file
+        file._source_stamp = file._source_stamp, _sources()
+    except AttributeError:  # another version of numba-cuda: rather slow than out of date
+        kernel._cache.disable()
+    return kernel
+
 
 def launch_over(kernel, n: int):
     """The kernel with a thread for each of n things, ready to be called."""
-    return kernel[-(-n // THREADS), THREADS] if n else _nothing
+    return _kept(kernel)[-(-n // THREADS), THREADS] if n else _nothing
 
 
 def launch(
@@ -62,7 +102,8 @@ def launch(
             f"a block of the GPU needs {shared} bytes of shared memory and has {SHARED_BYTES}: "
             'take fewer features, or device = "cpu"'
         )
-    return kernel[blocks, threads, 0, shared] if np.prod(blocks) else _nothing
+    n_blocks = blocks if isinstance(blocks, int) else math.prod(blocks)
+    return _kept(kernel)[blocks, threads, 0, shared] if n_blocks else _nothing
 
 
 def _nothing(*arguments):

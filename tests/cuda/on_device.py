@@ -56,7 +56,7 @@ def both(frames, elements, cutoff, *, indices=None, skin=0.05, n_replicas=1):
         # a length for every structure: on the device that times a node for every replica
         eta, nodes = rng.uniform(1e-3, 2e-3, size=len(indices)), np.linspace(-1, 1, n_replicas)
         host = host.displaced(direction, nodes[:, None] * eta, strain)
-        device = device.displaced(put(direction), put(eta), nodes, put(strain))
+        device = device.displaced(put(direction), put(eta), device.layout(nodes), put(strain))
     return host, device
 
 

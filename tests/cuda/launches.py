@@ -1,0 +1,116 @@
+"""What a training step asks of numba-cuda, without a GPU: ``python -m tests.cuda.launches``.
+
+The arrays are numba-cuda's own, in memory of the host, and a launch goes as far as its arguments: a
+grid that it would refuse, an array it cannot cut or reshape, or an argument it cannot pass, fails
+here; the simulator, whose arrays are NumPy's, would let it pass. Nothing is computed.
+
+Prints the types that each kernel was launched with, a line of JSON for each.
+"""
+
+import contextlib
+import ctypes
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+LAUNCHED = {}
+"""Module and name of a kernel -> the types of the arguments it was launched with."""
+
+
+class Context:
+    """Memory of the host in place of that of a device, and owned as that."""
+
+    def __init__(self):
+        self._memory = {}
+
+    def memalloc(self, n_bytes):
+        from numba.cuda.cudadrv.driver import AutoFreePointer
+
+        memory = (ctypes.c_byte * n_bytes)()
+        address = ctypes.addressof(memory)
+        pointer = AutoFreePointer(
+            self, ctypes.c_void_p(address), n_bytes, finalizer=lambda: self._memory.pop(address)
+        )
+        self._memory[address] = memory, pointer
+        return pointer.own()
+
+
+def stand_in():
+    """Put stand-ins where numba-cuda asks the driver."""
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import devices, driver
+
+    context = Context()
+    devices.get_context = lambda *_: context
+    devices._runtime.ensure_context = contextlib.nullcontext
+    driver._to_core_stream = lambda stream: stream
+    for name in ("cuMemcpyHtoD", "cuMemcpyDtoH"):
+        setattr(driver.driver, name, lambda to, source, size: ctypes.memmove(to, source, size))
+    dispatcher.CUDADispatcher.call = launch
+
+
+def launch(kernel, args, configuration):
+    """`CUDADispatcher.call` up to the launch."""
+    from cuda.core import LaunchConfig
+    from cuda.core._kernel_arg_handler import ParamHolder
+    from numba.cuda import dispatcher
+
+    types = tuple(map(kernel.typeof_pyval, args))
+    passed, retr = [], []
+    of = SimpleNamespace(extensions=())
+    of._prepare_args = lambda *a: dispatcher._Kernel._prepare_args(of, *a)
+    for kind, value in zip(types, args, strict=True):
+        of._prepare_args(kind, value, configuration.stream, retr, passed)
+    ParamHolder(tuple(passed))
+    LaunchConfig(
+        grid=configuration.griddim, block=configuration.blockdim,
+        shmem_size=configuration.sharedmem,
+    )  # fmt: skip
+    if len(retr) != 0:
+        raise TypeError(f"{kernel.__name__}: an array of the host would be copied at every launch")
+    place = kernel.py_func.__module__.rpartition(".")[2], kernel.__name__
+    LAUNCHED.setdefault(place, set()).add(types)
+
+
+def run_steps(dtype):
+    """Steps, errors and predictions of every descriptor, with its default settings."""
+    from fdforce.cuda import computation as computations
+    from fdforce.cuda import prediction
+    from fdforce.cuda.device import CudaDevice
+    from fdforce.cuda.networks import DESCRIPTORS_THERE
+    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.losses import make_loss
+    from fdforce.models import ElementalNetworks
+    from tests.cuda.on_device import data_of
+    from tests.systems import SYSTEMS
+
+    class Device(CudaDevice):
+        multiprocessors = 2
+
+        def free_memory(self):
+            return 2**30
+
+    computations.find_device = Device
+    frames = [SYSTEMS[name]() for name in ("dimer", "single_atom", "thin_triclinic")]
+    loss = make_loss("squared", energy_weight=1.0, stress_weight=1.0, mean_atoms=2.5)
+    for name in DESCRIPTORS_THERE:
+        model = ElementalNetworks(DESCRIPTORS[name](("Ti", "O")), (4, 3), "tanh", dtype=dtype)
+        data = data_of(frames, model.elements, model.descriptor.cutoff)
+        computation = computations.DeviceComputation(model)
+        # the second step has the memory of the first
+        for indices, stencil in (([0], "central"), ([0, 2], "forward"), ([1], "central")):
+            computation.gradient(data, indices, loss, epsilon=1e-3, stencil=stencil)
+        computation.terms(data, [1, 0], loss)
+        prediction.predict_on_device(model, data.structures, data.pairs)
+
+
+if __name__ == "__main__":
+    stand_in()
+    for kind in sys.argv[1:] or ("float32", "float64"):
+        LAUNCHED.clear()
+        run_steps(np.dtype(kind).type)
+        for (module, name), variants in sorted(LAUNCHED.items()):
+            variants = [[str(kind) for kind in types] for types in variants]
+            print(json.dumps({"module": module, "name": name, "working": kind, "types": variants}))
