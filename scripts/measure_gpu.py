@@ -18,6 +18,7 @@ import json
 import tempfile
 import time
 from copy import copy as shallow_copy
+from itertools import pairwise
 from pathlib import Path
 
 import ase.build
@@ -217,6 +218,29 @@ def ceilings(small):
     }
 
 
+def cublas(kernels, widths, atoms):
+    """Seconds of the products of a network's forward pass through cuBLAS, beside our kernel.
+
+    None without CuPy. Ours include biases, activations and slopes.
+    """
+    try:
+        import cupy
+    except ImportError:
+        return None
+    inputs = [cupy.ones((atoms, n), cupy.float32) for n in widths[:-1]]
+    weights = [cupy.ones((a, b), cupy.float32) for a, b in pairwise(widths)]
+
+    def products():
+        for x, w in zip(inputs, weights, strict=True):
+            x @ w
+        cupy.cuda.Device().synchronize()
+
+    ours = kernels["networks._forward_kernel"]["seconds"]
+    flops = 2 * atoms * sum(a * b for a, b in pairwise(widths))
+    theirs = median_time(products)
+    return {"cublas_s": theirs, "cublas_flops_per_s": flops / theirs, "ours_three_replicas_s": ours}
+
+
 def speed(small):
     """The table of docs/gpu.md."""
     rng = np.random.default_rng(0)
@@ -253,6 +277,10 @@ def speed(small):
     networks = DeviceComputation(ani).networks
     steps = DeviceGradient(networks, DeviceData(networks.device, data))
     found["ani_2560_kernels"] = kernel_shares(lambda: steps(indices, loss, epsilon=1e-3))
+    # all atoms as if they were carbon, at r, r+ and r-
+    found["ani_2560_cublas"] = cublas(
+        found["ani_2560_kernels"], (384, 144, 112, 96, 1), 3 * found["ani_2560"]["atoms"]
+    )
 
     aluminium = ase.build.bulk("Al", cubic=True) * ((1, 1, 1) if small else (5, 5, 10))
     aluminium.rattle(0.05, seed=0)

@@ -11,6 +11,7 @@ import numpy as np
 from fdforce.cuda.data import DeviceData
 from fdforce.cuda.networks import DeviceNetworks
 from fdforce.errors import ConfigError, FdforceError
+from fdforce.evaluation import take
 from fdforce.gradient import GradientStep, find_stencil, relative_loss_error
 from fdforce.losses import HuberLoss, L1Loss, LossTerms, RMSELoss, SquaredLoss
 from fdforce.losses.l1 import SMOOTHING
@@ -26,11 +27,12 @@ class DeviceLoss:
     device : CudaDevice
     loss : WeightedLoss
     batch : DeviceBatch
-    target : Target
-        Labels of the batch on the host, of which only which are absent counts.
+    data : DataSet
+    indices : ndarray
+        Structures of the batch in the data set.
     """
 
-    def __init__(self, device, loss, batch, target, elements):
+    def __init__(self, device, loss, batch, data, indices):
         kinds = device.kernels("losses")
         codes = {
             SquaredLoss: (kinds.SQUARED, 0.0),
@@ -44,6 +46,7 @@ class DeviceLoss:
         self.kind, self.parameter = codes[type(loss)]
         n_structures = len(batch.counts)
         if self.kind == kinds.RMSE:
+            target = take(data.target, data.structures, np.asarray(indices))
             labels = target.energy, target.forces[:, 0], target.virial[:, 0, 0]
             shares = [1 / max(np.count_nonzero(~np.isnan(label)), 1) for label in labels]
         else:
@@ -53,7 +56,7 @@ class DeviceLoss:
         self.weights = upload(loss.weights, np.float64)
         self.units = upload(loss.units, np.float64)
         self.energy_sizes = upload(loss.energy_sizes(batch), np.float64)
-        of_species = loss.element_weights or np.ones(len(elements))
+        of_species = loss.element_weights or np.ones(len(data.structures.elements))
         self.of_species = upload(of_species, np.float64)
 
     def sums(self, batch, target, energy, forces, virial, sums):
@@ -129,10 +132,9 @@ class DeviceGradient:
     def _gradient(self, indices, loss, formula, length) -> GradientStep:
         device, networks = self.device, self.networks
         kernels, losses = device.kernels("replicas"), device.kernels("losses")
-        labels = _host_labels(self.data.data, indices)
         batch = self.data.batch(indices, networks.n_parameters)
         target = self.data.target(batch, indices)
-        on_device = DeviceLoss(device, loss, batch, labels, self.model.elements)
+        on_device = DeviceLoss(device, loss, batch, self.data.data, indices)
         n, n_nodes = len(batch.counts), len(formula.nodes)
         # all that goes back to the host, in one array
         packed = Packed(
@@ -217,9 +219,7 @@ class DeviceGradient:
         losses = device.kernels("losses")
         batch = self.data.batch(indices, networks.n_parameters)
         target = self.data.target(batch, indices)
-        on_device = DeviceLoss(
-            device, loss, batch, _host_labels(self.data.data, indices), self.model.elements
-        )
+        on_device = DeviceLoss(device, loss, batch, self.data.data, indices)
         networks.upload(self.model.theta)
         state = networks.forward(batch)
         sums = device.empty((len(batch.counts), losses.N_SUMS), np.float64)
@@ -261,9 +261,3 @@ def errors_of(sums) -> dict:
     """Sums of squared and absolute errors and their counts, by quantity, from those of a batch."""
     total = sums[:, 3:].sum(axis=0)
     return {name: total[3 * k : 3 * k + 3] for k, name in enumerate(QUANTITIES)}
-
-
-def _host_labels(data, indices):
-    from fdforce.evaluation import take
-
-    return take(data.target, data.structures, np.asarray(indices))
