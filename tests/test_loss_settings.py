@@ -93,14 +93,14 @@ def test_an_unknown_element_and_an_unknown_kind(data, tmp_path):
 
 def test_energies_alone_warm_up(data, tmp_path, monkeypatch):
     seen = []
-    step = fdforce.training.force_aware_gradient
+    step = fdforce.training.Trainer._gradient
 
-    def watched(model, data, indices, loss, *args, **options):
-        result = step(model, data, indices, loss, *args, **options)
+    def watched(trainer, indices, loss):
+        result = step(trainer, indices, loss)
         seen.append((loss.force_weight, loss.stress_weight, np.abs(result.eta).max()))
         return result
 
-    monkeypatch.setattr("fdforce.training.force_aware_gradient", watched)
+    monkeypatch.setattr("fdforce.training.Trainer._gradient", watched)
     loss = {"force_weight": [0.0, 1.0], "stress_weight": [0.0, 0.5]}
     result = fit(data, tmp_path / "run", loss)
     forces, stresses, steps = np.array(seen).T

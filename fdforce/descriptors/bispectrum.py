@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -265,7 +265,7 @@ class Bispectrum:
     @cached_property
     def _tables(self) -> Tables:
         return Tables(
-            lambda: _make_tables(self), double=("reach", "isolated"),
+            partial(_make_tables, self), double=("reach", "isolated"),
             short=("forward first", "forward second", "backward first", "backward second"),
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
@@ -158,7 +158,7 @@ class Chebyshev:
 
     @cached_property
     def _tables(self) -> Tables:
-        return Tables(lambda: _make_tables(self), double=("inverse_cutoff",))
+        return Tables(partial(_make_tables, self), double=("inverse_cutoff",))
 
 
 def _make_tables(descriptor):

@@ -77,6 +77,10 @@ class Tables:
     def __init__(self, make, double: tuple[str, ...] = (), short: tuple[str, ...] = ()):
         self.make, self.double, self.short, self._kept = make, double, short, {}
 
+    def __getstate__(self):
+        # what is kept is made again: arrays of a device cannot be copied into another process
+        return {**vars(self), "_kept": {}}
+
     def on(self, device, dtype) -> dict:
         """The tables on a device and in a working dtype."""
         key = device.name, np.dtype(dtype)

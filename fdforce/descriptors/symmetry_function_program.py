@@ -116,6 +116,10 @@ class Program:
     def _cache(self):
         return {}
 
+    def __getstate__(self):
+        # made again: arrays of a device cannot be copied into another process
+        return {name: value for name, value in vars(self).items() if name != "_cache"}
+
     def _arguments(self, device, dtype):
         """Tables on a device and in a working dtype."""
         key = device.name, dtype
