@@ -17,7 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from fdforce import labels
 from fdforce.errors import DataError, FdforceError
-from fdforce.formats import STRUCTURES, find_module
+from fdforce.formats import STRUCTURES, WRITTEN, find_module
 from fdforce.formats.labelled import labelled
 from fdforce.structure_files import OPENERS, iterate_file
 
@@ -69,7 +69,7 @@ def convert(
     output : path
         A file; it is replaced if it exists. For formats that are folders, a name that is free.
     format : str
-        "extxyz" or a name in `fdforce.formats.STRUCTURES`; by the suffix of `output` if empty.
+        A name in `fdforce.formats.WRITTEN`; by the suffix of `output` if empty.
     energy_key, forces_key, stress_key : str
         Names of the labels, as in `fdforce.structures.read_structures`. Without them, the first
         usual name in a file counts; a file in which a preferred one turns up later is refused.
@@ -136,14 +136,9 @@ def _writer(name: str):
     """The function that writes a format, and the counts of what it has no place for."""
     if name == "extxyz":
         return _write_extxyz, ()
-    if name not in STRUCTURES:
-        choices = ", ".join(["extxyz", *STRUCTURES])
-        raise FdforceError(f"format '{name}' is not known; the formats are {choices}")
+    if name not in WRITTEN:
+        raise FdforceError(f"format '{name}' is not written; take one of {', '.join(WRITTEN)}")
     module = find_module(STRUCTURES, name)
-    if not hasattr(module, "write_structures"):
-        raise FdforceError(
-            f"format '{name}' is read, not written; take extxyz, ase-db, deepmd, n2p2 or aenet"
-        )
     no_place = () if getattr(module, "KEEPS_INFO", False) else ("weights", "config_types")
     if not getattr(module, "KEEPS_STRESS", True):
         no_place = ("stress", *no_place)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fdforce.cli.options import command, key_options
-from fdforce.formats import STRUCTURES
+from fdforce.formats import WRITTEN
 
 _COUNTED = ("energy", "forces", "stress")
 _NAMES = {
@@ -32,7 +32,7 @@ def _list_public_sets(context, parameter, value):
 @click.option(
     "--format",
     "name",
-    type=click.Choice(["extxyz", *STRUCTURES]),
+    type=click.Choice(WRITTEN),
     help="Format of OUT; by its suffix if not given (.extxyz, .xyz, .db, .data).",
 )
 @click.option(

@@ -51,6 +51,9 @@ STRUCTURES: dict[str, str] = {
 }
 """name -> module; asked in this order whether they recognise a file, before ASE is."""
 
+WRITTEN = ("extxyz", "ase-db", "deepmd", "n2p2", "aenet")
+"""What `fdforce convert` writes; all but extxyz by `write_structures` of their module."""
+
 TRAINING: dict[str, str] = {
     "n2p2": "fdforce.formats.n2p2",
     "aenet": "fdforce.formats.aenet",
