@@ -121,7 +121,7 @@ def median_time(run):
     return float(np.median(times))
 
 
-def speed_of(model, data, loss, n_structures, threads=2):
+def speed_of(model, data, loss, n_structures):
     """Seconds of a gradient and of energies and forces of a batch, and what they come to."""
     computation = DeviceComputation(model)
     on_device = DeviceData(computation.device, data)

@@ -43,7 +43,6 @@ class DeviceData:
         self.device, self.data = device, data
         structures, pairs = data.structures, data.pairs
         self.n_species = pairs.n_species
-        self._listed = structures.offsets[:-1] if pairs.first_atom is None else pairs.first_atom
         self._species_counts = structures.compositions
         table = device.table
         self._offsets = table(structures.offsets, np.int64)
@@ -51,7 +50,7 @@ class DeviceData:
         self._cells = table(structures.cells, np.float64)
         self._species = table(structures.species, np.int32)
         self._rank = table(_ranks(structures, self.n_species), np.int64)
-        row_start, neighbor, shift, self._first_pair = _own_pairs(structures, pairs, self._listed)
+        row_start, neighbor, shift, self._first_pair = _own_pairs(structures, pairs)
         self._row_start = table(row_start, np.int64)
         self._neighbor, self._shift = table(neighbor, np.int32), table(shift, np.int16)
         self._opposite = self._opposite_pairs(structures, len(neighbor))
@@ -128,7 +127,6 @@ class DeviceData:
             tiles=upload(tiles, np.int64),
             tile_chunks=upload(tile_chunks, np.int64),
             cutoff=self.data.pairs.cutoff,
-            skin=self.data.pairs.skin,
             counts=counts,
             species_counts=species_counts,
         )
@@ -170,8 +168,8 @@ def _ranks(structures, n_species):
     return ranks
 
 
-def _own_pairs(structures, pairs, listed):
-    """The list of exactly these structures, whose first atoms stand at ``listed`` in it.
+def _own_pairs(structures, pairs):
+    """The list of exactly these structures, without what else a larger set's list holds.
 
     Returns
     -------
@@ -183,6 +181,7 @@ def _own_pairs(structures, pairs, listed):
     if pairs.first_atom is None:
         row_start, neighbor, shift = pairs.row_start, pairs.neighbor, pairs.shift
     else:
+        listed = pairs.first_atom
         last = listed + structures.counts
         ends = np.stack([listed, last])
         first, end = pairs.row_start[ends * n_species]

@@ -109,6 +109,21 @@ def _angle(r, inverse, constants, sine, cosine):
 
 
 @cuda.jit(device=True)
+def _widen(row, source, target, last, ar, ai, br, bi, zero):
+    """Numbers from ``source`` on times (a, b): one more of them, from ``target`` to ``last``."""
+    pr, pi = zero, zero
+    while target < last:
+        qr, qi = row[source], row[source + NEXT]
+        row[target] = ar * pr - ai * pi + br * qr - bi * qi
+        row[target + NEXT] = ar * pi + ai * pr + br * qi + bi * qr
+        pr, pi = qr, qi
+        source += TWO
+        target += TWO
+    row[target] = ar * pr - ai * pi
+    row[target + NEXT] = ar * pi + ai * pr
+
+
+@cuda.jit(device=True)
 def _grow(row, p, two_j_max, ar, ai, br, bi, strength, zero):
     """Column p of S P_j, j = 2p .. J, level after level, over column p - 1 in the same row."""
     source, target = np.uintp(0), np.uintp(0)
@@ -117,20 +132,9 @@ def _grow(row, p, two_j_max, ar, ai, br, bi, strength, zero):
         target += TWO
     else:
         # column p - 1 began with level 2p - 2; what is read is always ahead of what is written
-        source = np.uintp(2 * (2 * p - 1))
-        pr, pi = zero, zero
         last = np.uintp(4 * p)
-        while target < last:
-            qr, qi = row[source], row[source + NEXT]
-            row[target] = ar * pr - ai * pi + br * qr - bi * qi
-            row[target + NEXT] = ar * pi + ai * pr + br * qi + bi * qr
-            pr, pi = qr, qi
-            source += TWO
-            target += TWO
-        row[target] = ar * pr - ai * pi
-        row[target + NEXT] = ar * pi + ai * pr
-        target += TWO
-        source = np.uintp(0)
+        _widen(row, np.uintp(2 * (2 * p - 1)), target, last, ar, ai, br, bi, zero)
+        target = last + TWO
     for j in range(2 * p + 1, two_j_max + 1):
         pr, pi = zero, zero
         last = target + np.uintp(2 * j)
@@ -416,18 +420,8 @@ def _sum_series(
             energy += inverse[j] * ((ar * gar - ai * gai) + (br * gbr - bi * gbi))
             tar, tai, tbr, tbi = tar + gar, tai + gai, tbr + gbr, tbi + gbi
             if j == 2 * p + 1 and j + 1 < two_j_max:
-                source, target = below, above
-                pr, pi = zero, zero
-                last = source + np.uintp(2 * j + 2)
-                while source < last:
-                    qr, qi = row[source], row[source + NEXT]
-                    row[target] = ar * pr - ai * pi + br * qr - bi * qi
-                    row[target + NEXT] = ar * pi + ai * pr + br * qi + bi * qr
-                    pr, pi = qr, qi
-                    source += TWO
-                    target += TWO
-                row[target] = ar * pr - ai * pi
-                row[target + NEXT] = ar * pi + ai * pr
+                last = above + np.uintp(2 * j + 2)
+                _widen(row, below, above, last, ar, ai, br, bi, zero)
             at_level += 4 * (j // 2 + 1) * (j + 2)
         first += 4 * (p + 1) * (4 * p + 5)
         below, above = above, below

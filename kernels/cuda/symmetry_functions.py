@@ -199,6 +199,19 @@ def _stage(
             near[end - begin + g - begin] = w * slope
 
 
+@cuda.jit(device=True)
+def _between(far_j, at_j, far_k, at_k):
+    """Cosine of the angle between two neighbours, and the square of their distance."""
+    cosine = (
+        far_j[at_j + UX] * far_k[at_k + UX]
+        + far_j[at_j + UY] * far_k[at_k + UY]
+        + far_j[at_j + UZ] * far_k[at_k + UZ]
+    )
+    # by the law of cosines, exact to a few units of round-off of both lengths
+    a, c = far_j[at_j + LENGTH], far_k[at_k + LENGTH]
+    return cosine, a * a + c * (c - (a + a) * cosine)
+
+
 @cuda.jit
 def _forward_kernel(
     positions, cells, structure, species, offsets, row_begin, row_end, neighbor, shift,
@@ -317,16 +330,9 @@ def _forward_kernel(
                         k += j + 1
                         k -= count1 if k >= count1 else 0
                     at_k = k * GEOMETRY
-                    cosine = (
-                        far_j[at_j + UX] * far_k[at_k + UX]
-                        + far_j[at_j + UY] * far_k[at_k + UY]
-                        + far_j[at_j + UZ] * far_k[at_k + UZ]
-                    )
+                    cosine, square = _between(far_j, at_j, far_k, at_k)
                     side = one
                     if narrow:
-                        # by the law of cosines, exact to a few units of round-off of both lengths
-                        a, c = far_j[at_j + LENGTH], far_k[at_k + LENGTH]
-                        square = a * a + c * (c - (a + a) * cosine)
                         if square >= reach * reach:
                             continue
                         side = math.sqrt(kind(square))
@@ -510,15 +516,9 @@ def _backward_kernel(
                             k += j + 1
                             k -= count1 if k >= count1 else 0
                         at_k = k * GEOMETRY
-                        cosine = (
-                            far_j[at_j + UX] * far_k[at_k + UX]
-                            + far_j[at_j + UY] * far_k[at_k + UY]
-                            + far_j[at_j + UZ] * far_k[at_k + UZ]
-                        )
+                        cosine, square = _between(far_j, at_j, far_k, at_k)
                         side = one
                         if narrow:
-                            a, c = far_j[at_j + LENGTH], far_k[at_k + LENGTH]
-                            square = a * a + c * (c - (a + a) * cosine)
                             if square >= reach * reach:
                                 continue
                             side = math.sqrt(kind(square))

@@ -32,7 +32,7 @@ def test_repulsion_is_that_of_the_processor(name, n_replicas, skin, threads):
     zbl_forward(
         *device.pair_arguments[:9], n_replicas,
         *map(put, (zbl._prefactor, zbl._inverse_length, zbl.inner, zbl.outer, *zbl._shift)),
-        device.skin, *outputs, strain,
+        host.skin, *outputs, strain,
     )  # fmt: skip
     energy, forces = (output.copy_to_host() - 0.5 for output in outputs)  # the kernel adds
     # exponents of up to 30, sums of up to 20 pairs
