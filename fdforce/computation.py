@@ -28,6 +28,9 @@ class HostComputation:
         """The structures of a data set in batches that suit `terms`."""
         return groups(data.structures)
 
+    def expect(self, indices) -> None:
+        """Hear which structures will be asked for next, or None."""
+
     def gradient(self, data, indices, loss, **options):
         """`GradientStep` of some structures of a data set; options of `loss_gradient`."""
         return force_aware_gradient(self.model, data, indices, loss, self.threads, **options)

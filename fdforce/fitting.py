@@ -80,6 +80,16 @@ TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares":
 """optimizer.name -> class, for methods that take more than one gradient per batch."""
 
 
+def trainer_for(config: Config) -> type[Trainer]:
+    """The class that takes the steps a configuration asks for."""
+    if config.training.device == "cuda":
+        from fdforce.cuda.training import DeviceTrainer, steps_there
+
+        if steps_there(config):
+            return DeviceTrainer
+    return TRAINERS.get(config.optimizer.name, Trainer)
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What `fit` returns.
@@ -241,7 +251,7 @@ class _Run:
             )
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
-        trainer = TRAINERS.get(config.optimizer.name, Trainer)
+        trainer = trainer_for(config)
         if checkpoint is None and config.training.pretraining:
             self.model.theta = bare.theta = pretrained(
                 trainer, bare, train_set, config, threads=threads, log=self.log

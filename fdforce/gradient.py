@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fdforce.losses.labels import in_place
+
 COMPLEX_STEP = 1e-20
 
 
@@ -241,35 +243,38 @@ def relative_loss_error(defect, force_loss) -> float:
     return float(0.5 * np.linalg.norm(defect) / scale) if scale > 0 else 0.0
 
 
-def reduce_gradient(steps, shares) -> GradientStep:
+def reduce_gradient(steps, places) -> GradientStep:
     """The step of a batch from those of its parts.
 
-    A loss is a mean over structures, so gradients, losses and what the monitor adds up are sums
-    with these shares. Batches too large for a device go through here, as would those of several.
+    A loss is a mean over structures, so gradients, losses and what the monitor adds up are sums,
+    in which each part has the share that its structures have in the batch. Batches too large for a
+    device go through here, as would those of several.
 
     Parameters
     ----------
     steps : sequence of GradientStep
-        Of parts of a batch, in its order; their loss is no other than a mean over structures.
-    shares : sequence of float
-        Structures of each part over those of the batch.
+        Of parts of a batch; their loss is no other than a mean over structures.
+    places : sequence of ndarray
+        Where the structures of each part are in the batch, counted from 0.
 
     Returns
     -------
     GradientStep
-        Without forces.
+        Without forces; its gradient is None where those of the parts are.
     """
-    terms = [step.details["terms"] for step in steps]
+    n_structures = sum(map(len, places))
+    shares = [len(place) / n_structures for place in places]
+    terms, gradients = [step.details["terms"] for step in steps], [step.gradient for step in steps]
     details = {
-        name: np.concatenate([w * step.details[name] for w, step in zip(shares, steps)])
+        name: in_place([step.details[name] for step in steps], shares, places)
         for name in ("defect", "force_loss", "slope", "scale")
     }
-    details["terms"] = type(terms[0]).reduced(terms, shares)
+    details["terms"] = type(terms[0]).reduced(terms, shares, places)
     return GradientStep(
-        gradient=combine(shares, [step.gradient for step in steps]),
+        gradient=None if gradients[0] is None else combine(shares, gradients),
         loss=sum(w * step.loss for w, step in zip(shares, steps)),
         loss_error=relative_loss_error(details["defect"], details["force_loss"]),
-        eta=np.concatenate([step.eta / w for w, step in zip(shares, steps)]),
+        eta=in_place([step.eta for step in steps], [1 / w for w in shares], places),
         forces=None,
         details=details,
     )

@@ -235,14 +235,11 @@ class Trainer:
         training, sums, total, seen, rate = self.config.training, {}, 0.0, 0, 0.0
         batches, factor = self._batches(new.epoch), self._schedule()
         for number, indices in enumerate(self.train.in_turn(batches)):
+            self.computation.expect(batches[number + 1] if number + 1 < len(batches) else None)
             share = self._share(number / len(batches))
             rate = self.settings.learning_rate * factor(share)
-            before = self.model.theta
-            step = self._step(indices, self.loss.at(share), new, rate)
-            self.model.theta = np.where(self.frozen, before, self.model.theta)
+            step = self._advance(indices, self.loss.at(share), new, rate)
             monitor.add(step)
-            new.steps += 1
-            new.average = self._averaged(new)
             terms = step.details["terms"]
             total, seen = total + self.loss.total(terms) * len(indices), seen + len(indices)
             accumulate(sums, terms.errors)
@@ -250,12 +247,19 @@ class Trainer:
                 break
         return {"train_loss": total / seen, "learning_rate": rate, **named("train", sums)}
 
-    def _averaged(self, new: Progress) -> np.ndarray:
-        """Parameters over about the last share ``training.average`` of the steps."""
-        share, theta = self.config.training.average, self.model.theta
-        if not share:
-            return theta
-        return new.average + (theta - new.average) / (1 + share * new.steps)
+    def _advance(self, indices, loss, new: Progress, rate: float):
+        """A step, with what holds for every optimizer; returns the `GradientStep`."""
+        before = self.model.theta
+        step = self._step(indices, loss, new, rate)
+        self.model.theta = theta = np.where(self.frozen, before, self.model.theta)
+        new.steps += 1
+        memory = self._memory_of_average(new)
+        new.average = theta if memory == 1 else new.average + (theta - new.average) / memory
+        return step
+
+    def _memory_of_average(self, new: Progress) -> float:
+        """Steps that the average is over: about the last share ``training.average`` of them."""
+        return 1 + self.config.training.average * new.steps
 
     def _step(self, indices, loss, new: Progress, rate: float):
         """Change `model.theta` by one step on some structures; returns the `GradientStep`."""
@@ -270,13 +274,16 @@ class Trainer:
 
     def _gradient(self, indices, loss):
         """Loss and gradient at the current parameters, checked to be sound."""
-        differences = self.config.finite_difference
-        step = self.computation.gradient(
-            self.train, indices, loss, epsilon=self.progress.epsilon,
-            stencil=differences.stencil, length_scale=differences.length_scale,
-        )  # fmt: skip
+        step = self._evaluate(indices, loss)
         self._check(step, indices)
         return replace(step, gradient=np.where(self.frozen, 0.0, step.gradient))
+
+    def _evaluate(self, indices, loss, **options):
+        differences = self.config.finite_difference
+        return self.computation.gradient(
+            self.train, indices, loss, epsilon=self.progress.epsilon,
+            stencil=differences.stencil, length_scale=differences.length_scale, **options,
+        )  # fmt: skip
 
     def _kept_units(self, step: int):
         """Factors of theta that leave hidden units out, one choice for a whole step.
@@ -328,7 +335,7 @@ class Trainer:
         """Stop, and say on which structures, when the loss is not finite or has exploded."""
         self._first_loss = self._first_loss or step.loss
         bound = EXPLODED * max(1.0, self._first_loss)
-        if np.isfinite(step.loss) and step.loss < bound and np.all(np.isfinite(step.gradient)):
+        if np.isfinite(step.loss) and step.loss < bound and self._is_finite(step):
             return
         terms = step.details["terms"]
         share = terms.force_loss + np.abs(terms.d_energy)
@@ -338,6 +345,9 @@ class Trainer:
             f"epoch {self.progress.epoch + 1}: the loss is {step.loss:.3g}; largest in {names}. "
             "Earlier checkpoints are kept; lower optimizer.learning_rate or check these structures"
         )
+
+    def _is_finite(self, step):
+        return np.all(np.isfinite(step.gradient))
 
     def _errors(self, part: DataSet, name: str) -> dict:
         """Loss and errors of the current parameters on a data set."""

@@ -8,6 +8,7 @@ copied when its turn comes. A batch that does not fit is cut, and its parts are 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from fdforce.cuda.data import DeviceData
 from fdforce.cuda.device import find_device, out_of_memory
 from fdforce.cuda.gradient import DeviceGradient
 from fdforce.cuda.networks import DeviceNetworks
-from fdforce.data_set import DataSet
+from fdforce.cuda.stream import Stream
 from fdforce.errors import FdforceError
-from fdforce.evaluation import groups, take
+from fdforce.evaluation import groups
 from fdforce.gradient import reduce_gradient
 from fdforce.losses import RMSELoss
+from fdforce.mixed_batches import with_force_labels
 
 DATA_SHARE = 0.5
 """Part of the memory that data sets may take for the whole run; batches have the rest."""
@@ -50,7 +52,8 @@ class DeviceComputation:
         self.networks = DeviceNetworks(self.device, model)
         self._memory = share * self.device.free_memory()
         self._resident, self._kept = 0.0, {}
-        self._most_atoms = np.inf
+        self._most_atoms, self._streamed = np.inf, 0.0
+        self._expected, self._labelled = None, (None, None)
 
     def groups(self, data) -> Iterator[np.ndarray]:
         """The structures of a data set in batches that the memory holds."""
@@ -60,39 +63,92 @@ class DeviceComputation:
     def atoms_that_fit(self, mean_neighbors: float, n_replicas: int) -> float:
         """Atoms of a batch that the memory left by the data holds, by the count of its arrays."""
         numbers = self.networks.numbers_per_atom(mean_neighbors, n_replicas)
-        left = self._memory - self._resident
-        return min(left / (numbers * self.networks.dtype.itemsize), self._most_atoms)
+        left, of_atom = self._memory - self._resident, numbers * self.networks.dtype.itemsize
+        return min(left / (of_atom + self._streamed), self._most_atoms)
 
-    def gradient(self, data, indices, loss, *, stencil="central", **options):
-        """`GradientStep` of some structures of a data set; options of `DeviceGradient`.
+    def expect(self, indices) -> None:
+        """Hear which structures of the same data set will be asked for next, or None."""
+        self._expected = indices
+
+    def gradient(self, data, indices, loss, *, stencil="central", share=1.0, last=True, **options):
+        """`GradientStep` of some structures of a data set.
+
+        Structures without a force or stress label are evaluated apart from the others.
+
+        Parameters
+        ----------
+        data : DataSet
+        indices : sequence of int
+        loss : WeightedLoss
+        stencil : str
+        share : float
+            Of the structures of a batch that these are.
+        last : bool
+            Whether what is expected follows them.
+        **options
+            Of `DeviceGradient`.
 
         Raises
         ------
         FdforceError
             One structure is too large for the device.
         """
-        indices = np.asarray(indices)
-        fitting = self.atoms_that_fit(data.pairs.mean_neighbors, 4 if stencil == "central4" else 2)
-        if data.structures.counts[indices].sum() <= fitting or len(indices) == 1:
-            try:
-                steps = self._steps(data, indices)
-                return steps(indices if steps.data.data is data else _all(indices), loss,
-                             stencil=stencil, **options)  # fmt: skip
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                self._note(data, indices)
-        return self._in_halves(data, indices, loss, stencil=stencil, **options)
-
-    def _in_halves(self, data, indices, loss, **options):
-        if isinstance(loss, RMSELoss):
-            raise FdforceError(
-                "loss.kind = 'rmse' is no sum over structures, and a batch of "
-                f"{len(indices)} does not fit on the device: take a smaller optimizer.batch_size"
+        indices, options = np.asarray(indices), {**options, "stencil": stencil}
+        place, parts = self._place_of(data), self._parts(data, indices, loss)
+        if len(parts) == 1:
+            if self._fits(data, indices, stencil) or len(indices) == 1:
+                if last and self._expected is not None and isinstance(place, Stream):
+                    options["meanwhile"] = partial(self._prepare, place, data, loss, stencil)
+                try:
+                    placed, numbers = self._placed(data, indices)
+                    moves = bool(self._moves(data)[indices].any())
+                    steps = DeviceGradient(self.networks, placed)
+                    return steps(numbers, loss, moves=moves, share=share, **options)
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    self._note(data, indices)
+            if isinstance(loss, RMSELoss):
+                raise FdforceError(
+                    "loss.kind = 'rmse' is no sum over structures, and a batch of "
+                    f"{len(indices)} does not fit on the device: take a smaller "
+                    "optimizer.batch_size"
+                )
+            parts = np.array_split(np.arange(len(indices)), 2)
+        steps = [
+            self.gradient(
+                data, indices[part], loss, share=share * len(part) / len(indices),
+                last=last and number == len(parts) - 1, **options,
             )
-        halves = np.array_split(indices, 2)
-        steps = [self.gradient(data, half, loss, **options) for half in halves]
-        return reduce_gradient(steps, [len(half) / len(indices) for half in halves])
+            for number, part in enumerate(parts)
+        ]  # fmt: skip
+        return reduce_gradient(steps, parts)
+
+    def _parts(self, data, indices, loss):
+        """Places of the structures that are displaced and of the others, where there are both."""
+        moves = self._moves(data)[indices]
+        if moves.all() or not moves.any() or isinstance(loss, RMSELoss):
+            return [np.arange(len(indices))]
+        return [np.flatnonzero(moves), np.flatnonzero(~moves)]
+
+    def _moves(self, data):
+        """Which structures of a data set have a force or stress label."""
+        if self._labelled[0] is not data.target:
+            moves = with_force_labels(data.target, data.structures.counts)
+            self._labelled = data.target, moves
+        return self._labelled[1]
+
+    def _fits(self, data, indices, stencil):
+        n_replicas = 4 if stencil == "central4" else 2
+        fitting = self.atoms_that_fit(data.pairs.mean_neighbors, n_replicas)
+        return data.structures.counts[indices].sum() <= fitting
+
+    def _prepare(self, stream, data, loss, stencil):
+        """Copy what `gradient` will ask for first of the structures that are expected."""
+        indices, self._expected = np.asarray(self._expected), None
+        indices = indices[self._parts(data, indices, loss)[0]]
+        if self._fits(data, indices, stencil):
+            stream.prepare(data, indices)
 
     def _note(self, data, indices):
         """Remember that so many atoms were too many."""
@@ -110,41 +166,34 @@ class DeviceComputation:
 
     def terms(self, data, indices, loss):
         """`LossTerms` of some structures of a data set, with value and errors alone."""
-        steps = self._steps(data, indices)
-        return steps.terms(indices if steps.data.data is data else _all(indices), loss)
+        placed, numbers = self._placed(data, indices)
+        return DeviceGradient(self.networks, placed).terms(numbers, loss)
 
-    def _steps(self, data, indices) -> DeviceGradient:
-        """With the data set, or, where that does not fit, with these structures of it."""
+    def _placed(self, data, indices):
+        """The data set on the device, or these structures of it; and their numbers there."""
+        place = self._place_of(data)
+        if isinstance(place, Stream):
+            return place.batch(data, indices), np.arange(len(indices))
+        place.relabel(data)
+        return place, indices
+
+    def _place_of(self, data):
+        """`DeviceData` or `Stream` of the structures of a data set."""
         key = id(data.structures)
-        known = self._kept.get(key)
-        if known is None:
-            size = DeviceData.bytes_of(data)
-            if self._resident + size <= DATA_SHARE * self._memory:
-                self._resident += size
-                known = DeviceData(self.device, data)
-            else:
-                self.log(
-                    f"{len(data)} structures with their pairs take {size / 1e9:.1f} GB, more than "
-                    "the device has to spare: every batch is copied when its turn comes"
-                )
-                known = False
+        if key not in self._kept:
             # the structures are kept too, so that no others get their id
-            self._kept[key] = known = (data.structures, known)
-        if not known[1]:
-            return DeviceGradient(self.networks, DeviceData(self.device, part_of(data, indices)))
-        known[1].relabel(data)
-        return DeviceGradient(self.networks, known[1])
+            self._kept[key] = data.structures, self._find_place(data)
+        return self._kept[key][1]
 
-
-def part_of(data, indices) -> DataSet:
-    """Some structures of a data set as one of its own, with the list of the whole."""
-    structures = data.structures
-    return DataSet(
-        structures.select(indices),
-        take(data.target, structures, indices),
-        data.pairs.of_some(structures, indices),
-    )
-
-
-def _all(indices):
-    return np.arange(len(indices))
+    def _find_place(self, data):
+        size = DeviceData.bytes_of(data)
+        if self._resident + size <= DATA_SHARE * self._memory:
+            self._resident += size
+            return DeviceData(self.device, data)
+        self.log(
+            f"{len(data)} structures with their pairs take {size / 1e9:.1f} GB, more than the "
+            "device has to spare: every batch is copied when its turn comes"
+        )
+        # the present batch and the next
+        self._streamed = max(self._streamed, 2 * size / data.structures.n_atoms)
+        return Stream(self.device, len(data))

@@ -26,12 +26,16 @@ class DeviceTarget:
 
 
 class DeviceData:
-    """Structures, pairs and labels of a `DataSet`, copied to the device once.
+    """Structures, pairs and labels of a `DataSet`, copied to the device.
 
     Parameters
     ----------
     device : CudaDevice
     data : DataSet
+    memory : Memory, optional
+        Where they are until it is reset; without it they stay for good.
+    known : bool
+        Whether the pair list is known to be complete, which costs a wait for the device to see.
 
     Raises
     ------
@@ -39,12 +43,14 @@ class DeviceData:
         The pair list lacks the opposite of a pair.
     """
 
-    def __init__(self, device, data):
+    def __init__(self, device, data, memory=None, known=False):
         self.device, self.data = device, data
         structures, pairs = data.structures, data.pairs
         self.n_species = pairs.n_species
         self._species_counts = structures.compositions
-        table = device.table
+        table, empty = (device.table, device.empty) if memory is None else (
+            memory.upload, memory.empty
+        )  # fmt: skip
         self._offsets = table(structures.offsets, np.int64)
         self._positions = table(structures.positions, np.float64)
         self._cells = table(structures.cells, np.float64)
@@ -53,8 +59,17 @@ class DeviceData:
         row_start, neighbor, shift, self._first_pair = _own_pairs(structures, pairs)
         self._row_start = table(row_start, np.int64)
         self._neighbor, self._shift = table(neighbor, np.int32), table(shift, np.int16)
-        self._opposite = self._opposite_pairs(structures, len(neighbor))
         self._forces = table(data.target.forces, np.float64)
+        of_atom = np.repeat(np.arange(len(structures)), structures.counts)
+        of_atom, self._opposite = table(of_atom, np.int64), empty(len(neighbor), np.int64)
+        if memory is not None:
+            memory.send()
+        device.kernels("pairs").opposite_pairs(
+            self._species, of_atom, self._offsets, self._row_start, self._neighbor, self._shift,
+            self.n_species, self._opposite,
+        )  # fmt: skip
+        if len(neighbor) and not known and self._opposite.copy_to_host().min() < 0:
+            raise DataError("the pair list holds a pair without its opposite; build it anew")
 
     @staticmethod
     def bytes_of(data) -> int:
@@ -68,18 +83,6 @@ class DeviceData:
         if data.target is not self.data.target:
             self._forces = self.device.table(data.target.forces, np.float64)
         self.data = data
-
-    def _opposite_pairs(self, structures, n_pairs):
-        device = self.device
-        opposite = device.empty(n_pairs, np.int64)
-        of_atom = np.repeat(np.arange(len(structures)), structures.counts)
-        device.kernels("pairs").opposite_pairs(
-            self._species, device.table(of_atom, np.int64), self._offsets, self._row_start,
-            self._neighbor, self._shift, self.n_species, opposite,
-        )  # fmt: skip
-        if n_pairs and opposite.copy_to_host().min() < 0:
-            raise DataError("the pair list holds a pair without its opposite; build it anew")
-        return opposite
 
     def __len__(self) -> int:
         return len(self.data)

@@ -89,6 +89,34 @@ class DeviceSlopes:
         return d_positions, d_strain
 
 
+class Memory:
+    """Arrays that are all given back together, and those on their way to the device.
+
+    Parameters
+    ----------
+    device : CudaDevice
+    """
+
+    def __init__(self, device):
+        self._arena = Arena(device.block, device.part)
+        self._staging = Staging(
+            lambda n: Mirrored(device.block(n), device.locked_block(n)),
+            device.queue_copy, device.part,
+        )  # fmt: skip
+        self.empty, self.upload = self._arena.take, self._staging.add
+        self.send = self._staging.send
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something that was uploaded has not been sent."""
+        return self._staging.waiting
+
+    def reset(self) -> None:
+        """Begin anew: all of it is free."""
+        self._arena.reset()
+        self._staging.reset()
+
+
 SIMULATED_MEMORY = 2**30
 """Bytes that a simulated device is said to have."""
 
@@ -105,12 +133,7 @@ class CudaDevice:
         return import_module(f"fdforce.kernels.cuda.{name}")
 
     def __init__(self):
-        self._arena = Arena(self._block, self.part)
-        self._staging = Staging(
-            lambda n: Mirrored(self._block(n), self._cuda.pinned_array(n, np.uint8)),
-            self._queue_copy, self.part,
-        )  # fmt: skip
-        self._in_step = False
+        self._memory, self._in_step = Memory(self), False
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -126,12 +149,11 @@ class CudaDevice:
         if self._in_step:
             yield
             return
-        self._arena.reset()
-        self._staging.reset()
+        self._memory.reset()
         self._in_step = True
         try:
             yield
-            if self._staging.waiting:
+            if self._memory.waiting:
                 raise RuntimeError("an array was uploaded after the last `send`")
         except BaseException as error:
             self._cuda.synchronize()  # what is on its way may not be overwritten
@@ -144,7 +166,7 @@ class CudaDevice:
     def empty(self, shape, dtype):
         """An array on the device, not initialised; within `step` valid up to its end."""
         if self._in_step:
-            return self._arena.take(shape, dtype)
+            return self._memory.empty(shape, dtype)
         return self._cuda.device_array(shape, np.dtype(dtype))
 
     def zeros(self, shape, dtype):
@@ -159,11 +181,11 @@ class CudaDevice:
 
     def upload(self, array, dtype):
         """A copy on the device; within `step` it is there after `send`, and up to its end."""
-        return self._staging.add(array, dtype) if self._in_step else self.table(array, dtype)
+        return self._memory.upload(array, dtype) if self._in_step else self.table(array, dtype)
 
     def send(self) -> None:
         """Queue one copy of all that was uploaded; launches that follow find it there."""
-        self._staging.send()
+        self._memory.send()
 
     @staticmethod
     def cast(array, dtype):
@@ -195,15 +217,21 @@ class CudaDevice:
             return SIMULATED_MEMORY
         return int(self._cuda.current_context().get_memory_info()[0])
 
-    def _block(self, n_bytes):
+    def block(self, n_bytes: int):
+        """So many bytes."""
         return self._cuda.device_array(n_bytes, np.uint8)
+
+    def locked_block(self, n_bytes: int) -> np.ndarray:
+        """So many bytes of the host, page-locked."""
+        return self._cuda.pinned_array(n_bytes, np.uint8)
 
     @staticmethod
     def part(block, first: int, shape: tuple, dtype):
         """Some bytes of an array of uint8, from `first` on, as an array."""
         return runtime().part_of(block, first, shape, np.dtype(dtype))
 
-    def _queue_copy(self, there, here):
+    def queue_copy(self, there, here) -> None:
+        """Copy from the host to the device after all that was launched."""
         there.copy_to_device(here, stream=self._cuda.default_stream())
 
     @property

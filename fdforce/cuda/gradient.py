@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdforce.cuda.data import DeviceData
+from fdforce.cuda.batch import DeviceBatch
+from fdforce.cuda.data import DeviceData, DeviceTarget
 from fdforce.cuda.networks import DeviceNetworks
 from fdforce.errors import ConfigError, FdforceError
 from fdforce.evaluation import take
@@ -88,6 +91,17 @@ class DeviceLoss:
         return np.sqrt(parts) if self.kind == self.device.kernels("losses").RMSE else parts
 
 
+class Run(NamedTuple):
+    """A step between its launches and its results."""
+
+    batch: DeviceBatch
+    target: DeviceTarget
+    loss: DeviceLoss
+    packed: Packed
+    gradient: Any
+    formula: Any
+
+
 class DeviceGradient:
     """Gradients of a loss over structures of one data set.
 
@@ -102,8 +116,10 @@ class DeviceGradient:
         self.networks, self.data = networks, data
 
     def __call__(
-        self, indices, loss, *, epsilon: float, stencil: str = "central", length_scale: float = 1.0
-    ) -> GradientStep:
+        self, indices, loss, *, epsilon: float, stencil: str = "central",
+        length_scale: float = 1.0, moves: bool = True, keep=None, share: float = 1.0,
+        meanwhile=None,
+    ) -> GradientStep:  # fmt: skip
         """Loss of some structures and its gradient at the model's present parameters.
 
         Parameters
@@ -112,11 +128,20 @@ class DeviceGradient:
         loss : WeightedLoss
         epsilon, stencil, length_scale
             As for `fdforce.gradient.loss_gradient`.
+        moves : bool
+            False where none of them has a force or stress label: these are evaluated once.
+        keep : DeviceAdam, optional
+            Has the parameters, and takes the gradient, which then does not come to the host.
+        share : float
+            Of the structures of a batch that these are, for `keep`.
+        meanwhile : callable, optional
+            Called while the device computes.
 
         Returns
         -------
         GradientStep
-            Its `forces` are None; the direction and strain in ``details["terms"]`` as well.
+            Its `forces` are None; the direction and strain in ``details["terms"]`` as well. With
+            `keep` the gradient is None too.
 
         Raises
         ------
@@ -130,22 +155,27 @@ class DeviceGradient:
             raise ConfigError("the complex stencil runs on the CPU alone: take another stencil")
         self._check_skin(formula, epsilon * length_scale)
         with self.device.step():
-            return self._gradient(indices, loss, formula, epsilon * length_scale)
+            if moves:
+                run = self._of_forces(indices, loss, formula, epsilon * length_scale, keep)
+            else:
+                run = self._of_energies(indices, loss, keep)
+            if keep is not None:
+                keep.take(run.gradient, share)
+                self.device.kernels("reductions").copy(keep.squares, run.packed["squares"])
+            if meanwhile is not None:
+                meanwhile()
+            host = run.packed.to_host()  # the one synchronisation
+        if keep is not None:
+            keep.is_finite = bool(np.isfinite(host["squares"]).all())
+        return self._step(run, host)
 
-    def _gradient(self, indices, loss, formula, length) -> GradientStep:
+    def _of_forces(self, indices, loss, formula, length, keep) -> Run:
+        """Launch all for structures that are displaced."""
         device, networks = self.device, self.networks
         kernels, losses = device.kernels("replicas"), device.kernels("losses")
-        batch = self.data.batch(indices, networks.n_parameters)
-        target = self.data.target(batch, indices)
-        on_device = DeviceLoss(device, loss, batch, self.data.data, indices)
-        n, n_nodes = len(batch.counts), len(formula.nodes)
-        # all that goes back to the host, in one array
-        packed = Packed(
-            device, gradient=(networks.n_parameters,), centre=(networks.n_parameters,),
-            energy=(n,), replicas=(n_nodes * n,), d_energy=(n,), eta=(n,),
-            sums=(n, losses.N_SUMS), monitor=(n, losses.N_MONITOR),
-        )  # fmt: skip
-        networks.upload(self.model.theta)
+        n_nodes = len(formula.nodes)
+        run = self._begin(indices, loss, keep, formula, replicas=n_nodes, eta=1)
+        batch, target, packed = run.batch, run.target, run.packed
         layout = batch.layout(np.array(formula.nodes))
         mean, slope, centre_mean, centre_slope = (
             device.upload(np.atleast_1d(values), np.float64)
@@ -153,52 +183,97 @@ class DeviceGradient:
         )
         self.data.fill(batch, target)
         state = networks.forward(batch, packed["energy"])
-        forces, virial = networks.forces(state)
-        d_forces = device.empty((batch.n_atoms, 3), np.float64)
-        d_virial = device.empty((n, 3, 3), np.float64)
-        result = state.energy, forces, virial
-        on_device.sums(batch, target, *result, packed["sums"])
-        on_device.slopes(
-            batch, target, *result, packed["sums"],
-            (packed["d_energy"], d_forces, d_virial, packed["monitor"]),
-        )  # fmt: skip
+        d_forces, d_virial = self._slopes_of_loss(run, *networks.forces(state))
         kernels.step_lengths(d_forces, d_virial, batch.offsets, length, batch.cutoff, packed["eta"])
         replicas = batch.displaced(d_forces, packed["eta"], layout, d_virial)
         moved = networks.forward(replicas, packed["replicas"])
-        weights = device.empty(n_nodes * n, np.float64)
+        weights = device.empty(n_nodes * len(batch.counts), np.float64)
         losses.replica_weights(packed["d_energy"], packed["eta"], mean, slope, weights)
-        networks.gradient(moved, weights, packed["gradient"])
-        has_centre = bool(formula.centre_slope or formula.centre_mean)
-        if has_centre:
-            centre = device.empty(n, np.float64)
+        networks.gradient(moved, weights, run.gradient)
+        if formula.centre_slope or formula.centre_mean:
+            weights = device.empty(len(batch.counts), np.float64)
             losses.replica_weights(
-                packed["d_energy"], packed["eta"], centre_mean, centre_slope, centre
+                packed["d_energy"], packed["eta"], centre_mean, centre_slope, weights
             )
-            networks.gradient(state, centre, packed["centre"])
-        host = packed.to_host()  # the one synchronisation
-        return self._step(host, formula, loss, on_device, losses, has_centre)
+            of_centre = device.empty(networks.n_parameters, np.float64)
+            networks.gradient(state, weights, of_centre)
+            device.kernels("reductions").add(run.gradient, of_centre, run.gradient)
+        return run
 
-    def _step(self, host, formula, loss, on_device, losses, has_centre) -> GradientStep:
-        gradient = host["gradient"] + host["centre"] if has_centre else host["gradient"]
-        parts, monitor, eta = on_device.parts(host["sums"]), host["monitor"], host["eta"]
-        terms = LossTerms(
-            value=float(loss.weights @ parts), parts=parts,
-            force_loss=monitor[:, losses.FORCE_LOSS], d_energy=host["d_energy"],
-            d_forces=None, d_virial=None, errors=errors_of(host["sums"]),
+    def _of_energies(self, indices, loss, keep) -> Run:
+        """Launch all for structures of which only energies count."""
+        device, networks = self.device, self.networks
+        run = self._begin(indices, loss, keep)
+        self.data.fill(run.batch, run.target)
+        # the mark of a displaced batch says that forces will not be asked for
+        state = networks.forward(replace(run.batch, displacement=True), run.packed["energy"])
+        forces = device.zeros((run.batch.n_atoms, 3), np.float64)
+        self._slopes_of_loss(run, forces, device.zeros((len(run.batch.counts), 3, 3), np.float64))
+        networks.gradient(state, run.packed["d_energy"], run.gradient)
+        return run
+
+    def _begin(self, indices, loss, keep, formula=None, **more) -> Run:
+        """Choose structures, and make room for what goes back to the host.
+
+        `more` are arrays of so many numbers for a structure.
+        """
+        device, networks = self.device, self.networks
+        losses = device.kernels("losses")
+        batch = self.data.batch(indices, networks.n_parameters)
+        target = self.data.target(batch, indices)
+        on_device = DeviceLoss(device, loss, batch, self.data.data, indices)
+        n, shape = len(batch.counts), (networks.n_parameters,)
+        packed = Packed(
+            device, energy=(n,), d_energy=(n,), sums=(n, losses.N_SUMS),
+            monitor=(n, losses.N_MONITOR), **{name: (k * n,) for name, k in more.items()},
+            **({"gradient": shape} if keep is None else {"squares": keep.squares.shape}),
         )  # fmt: skip
-        moving = eta != 0
-        energies = host["replicas"].reshape(len(formula.nodes), -1)
-        estimate = np.array(formula.slope) @ energies + formula.centre_slope * host["energy"]
-        slope = monitor[:, losses.SLOPE]
-        defect = np.where(moving, -estimate / np.where(moving, eta, 1) - slope, 0.0)
-        scale = np.sqrt(monitor[:, losses.OF_G] * monitor[:, losses.OF_F])
-        scale = scale + np.sqrt(monitor[:, losses.OF_STRAIN] * monitor[:, losses.OF_VIRIAL])
-        details = {
-            "force_loss": terms.force_loss, "slope": slope, "terms": terms, "defect": defect,
-            "scale": scale,
-        }  # fmt: skip
-        error = relative_loss_error(defect, terms.force_loss)
-        return GradientStep(gradient, terms.value, error, eta, None, details)
+        if keep is None:
+            networks.upload(self.model.theta)
+            gradient = packed["gradient"]
+        else:
+            networks.use(keep.working)
+            gradient = device.empty(shape, np.float64)
+        return Run(batch, target, on_device, packed, gradient, formula)
+
+    def _slopes_of_loss(self, run, forces, virial):
+        """dL/df and dL/dW of a batch, while the rest goes where the host will read it."""
+        device, batch, packed = self.device, run.batch, run.packed
+        d_forces = device.empty((batch.n_atoms, 3), np.float64)
+        d_virial = device.empty((len(batch.counts), 3, 3), np.float64)
+        result = packed["energy"], forces, virial
+        run.loss.sums(batch, run.target, *result, packed["sums"])
+        run.loss.slopes(
+            batch, run.target, *result, packed["sums"],
+            (packed["d_energy"], d_forces, d_virial, packed["monitor"]),
+        )  # fmt: skip
+        return d_forces, d_virial
+
+    def _step(self, run, host) -> GradientStep:
+        """What `loss_gradient` would return, from what has come to the host."""
+        losses, loss, formula = self.device.kernels("losses"), run.loss.loss, run.formula
+        parts, monitor = run.loss.parts(host["sums"]), host["monitor"]
+        zero = np.zeros(len(monitor))
+        details = {"defect": zero, "slope": zero, "scale": zero, "force_loss": zero}
+        eta = host.get("eta", zero)
+        if formula is not None:
+            moving = eta != 0
+            energies = host["replicas"].reshape(len(formula.nodes), -1)
+            estimate = np.array(formula.slope) @ energies + formula.centre_slope * host["energy"]
+            slope = monitor[:, losses.SLOPE]
+            scale = np.sqrt(monitor[:, losses.OF_G] * monitor[:, losses.OF_F])
+            scale = scale + np.sqrt(monitor[:, losses.OF_STRAIN] * monitor[:, losses.OF_VIRIAL])
+            details = {
+                "defect": np.where(moving, -estimate / np.where(moving, eta, 1) - slope, 0.0),
+                "slope": slope, "scale": scale, "force_loss": monitor[:, losses.FORCE_LOSS],
+            }  # fmt: skip
+        terms = LossTerms(
+            value=float(loss.weights @ parts), parts=parts, force_loss=details["force_loss"],
+            d_energy=host["d_energy"], d_forces=None, d_virial=None, errors=errors_of(host["sums"]),
+        )  # fmt: skip
+        details["terms"] = terms
+        error = relative_loss_error(details["defect"], details["force_loss"])
+        return GradientStep(host.get("gradient"), terms.value, error, eta, None, details)
 
     def _check_skin(self, formula, length):
         """Both atoms of a pair may move, and the strain moves a pair as far as one of them."""

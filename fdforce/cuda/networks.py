@@ -66,6 +66,10 @@ class DeviceNetworks:
         """Take parameters (P,) of the host, for the present step."""
         self._theta = self.device.upload(theta, self.dtype)
 
+    def use(self, theta) -> None:
+        """Take parameters (P,) of the device."""
+        self._theta = theta
+
     def numbers_per_atom(self, mean_neighbors: float, n_replicas: int) -> float:
         """Numbers of the working dtype that a step holds for each of its atoms, about.
 

@@ -7,8 +7,9 @@ import copy
 import numpy as np
 
 from fdforce.batch import make_batch
-from fdforce.cuda.computation import DeviceComputation, part_of
+from fdforce.cuda.computation import DeviceComputation
 from fdforce.cuda.data import DeviceData
+from fdforce.cuda.stream import part_of
 from fdforce.data_set import DataSet
 from fdforce.evaluation import Prediction, labels_of
 

@@ -113,12 +113,14 @@ def device_of(multiprocessors):
 
 def run_steps(dtype):
     """Steps, errors and predictions of every descriptor, with its default settings."""
+    from fdforce.config import OptimizerConfig
+    from fdforce.cuda import adam, prediction
     from fdforce.cuda import computation as computations
-    from fdforce.cuda import prediction
     from fdforce.cuda.networks import DESCRIPTORS_THERE
     from fdforce.descriptors import DESCRIPTORS
     from fdforce.losses import make_loss
     from fdforce.models import ElementalNetworks
+    from fdforce.optimizers.adam import init
     from tests.cuda.on_device import data_of
     from tests.systems import SYSTEMS
 
@@ -132,6 +134,12 @@ def run_steps(dtype):
         # the second step has the memory of the first
         for indices, stencil in (([0], "central"), ([0, 2], "forward"), ([1], "central")):
             computation.gradient(data, indices, loss, epsilon=1e-3, stencil=stencil)
+        there = adam.DeviceAdam(
+            computation.device, model.theta, model.theta, init(model.theta, []),
+            frozen=model.theta > 0, settings=OptimizerConfig(weight_decay=0.1), dtype=dtype,
+        )  # fmt: skip
+        computation.gradient(data, [0, 2], loss, epsilon=1e-3, keep=there)
+        there.update(0.1, 1.0)
         computation.terms(data, [1, 0], loss)
         prediction.predict_on_device(model, data.structures, data.pairs)
 

@@ -18,6 +18,7 @@ PAIRS = (
 PLACE = PAIR_OFFSET = array(I64, 1)
 INDICES, TILES, SWITCH = array(I64, 1), array(I64, 2), types.boolean
 DOUBLES, ROWS, TENSORS = array(F64, 1), array(F64, 2), array(F64, 3)
+FROZEN = array(types.boolean, 1)
 LABELS = (DOUBLES, ROWS, TENSORS)  # energy, forces, virial
 
 
@@ -157,5 +158,12 @@ SIGNATURES = {
     "forces_and_virials": (
         "reductions", "_forces_kernel", lambda f: (ROWS, ROWS, INDICES, TENSORS)
     ),
+    "copy": ("reductions", "_copy_kernel", lambda f: (DOUBLES, DOUBLES)),
     "add": ("reductions", "_add_kernel", lambda f: (array(f, 1), DOUBLES, array(f, 1))),
+    "take": ("adam", "_take_kernel", lambda f: (
+        DOUBLES, F64, SWITCH, FROZEN, F64, DOUBLES, DOUBLES, DOUBLES,
+    )),
+    "update": ("adam", "_update_kernel", lambda f: (
+        DOUBLES, DOUBLES, FROZEN, *[F64] * 9, *[DOUBLES] * 4, array(f, 1),
+    )),
 }  # fmt: skip

@@ -1,19 +1,28 @@
 """What a device does when its memory is small, and fits, predictions and errors through it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fdforce.computation import HostComputation
+from fdforce.config import OptimizerConfig
 from fdforce.cuda import computation as computations
-from fdforce.cuda.computation import DeviceComputation, part_of
+from fdforce.cuda.adam import DeviceAdam
+from fdforce.cuda.computation import DeviceComputation
 from fdforce.cuda.device import CudaDevice
+from fdforce.cuda.gradient import Packed
+from fdforce.cuda.networks import DeviceNetworks
 from fdforce.cuda.prediction import predict_on_device
+from fdforce.cuda.stream import Stream, part_of
 from fdforce.descriptors import Chebyshev, Quadratic
 from fdforce.errors import ConfigError, FdforceError
 from fdforce.evaluation import predict
 from fdforce.kernels.cuda import runtime
+from fdforce.mixed_batches import with_force_labels
 from fdforce.models import ElementalNetworks
 from fdforce.models.zbl import LammpsZBL
+from fdforce.optimizers import adam
 from tests.checks import relative
 from tests.cuda.on_device import DEVICE
 from tests.test_mixed_batches import loss_of_kind, problem
@@ -47,8 +56,6 @@ def test_data_stay_on_the_device(parts):
 
 def test_new_labels_of_the_same_structures_count(parts):
     computation, model, data, _ = parts
-    from dataclasses import replace
-
     computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
     other = replace(data, target=replace(data.target, forces=data.target.forces + 0.3))
     found = computation.gradient(other, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
@@ -67,6 +74,121 @@ def test_what_does_not_fit_is_copied_in_turn(parts, monkeypatch):
     assert terms.value == pytest.approx(host.value, rel=1e-12)
 
 
+def test_the_next_batch_is_copied_while_the_device_computes(parts, monkeypatch):
+    computation, model, data, _ = parts
+    monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+    loss, batches = loss_of_kind("squared"), [INDICES, [0, 3], [4, 1]]
+    order, copy, to_host = [], Stream._copy, Packed.to_host
+
+    def copied(stream, data, indices):
+        order.append(f"copy {len(indices)}")
+        return copy(stream, data, indices)
+
+    def waited(packed):
+        order.append("wait")
+        return to_host(packed)
+
+    monkeypatch.setattr(Stream, "_copy", copied)
+    monkeypatch.setattr(Packed, "to_host", waited)
+    monkeypatch.setattr(
+        computation, "_parts", lambda data, indices, loss: [np.arange(len(indices))]
+    )
+    for indices, following in zip(batches, [*batches[1:], None]):
+        computation.expect(following)
+        found = computation.gradient(data, indices, loss, epsilon=EPSILON)
+        assert relative(found.gradient, expected(model, data, indices).gradient) < TOLERANCE
+    assert order == ["copy 3", "copy 2", "wait", "copy 2", "wait", "wait"]
+    # what was not asked for is not taken for something else
+    computation.expect([0, 3])
+    computation.gradient(data, INDICES, loss, epsilon=EPSILON)
+    found = computation.gradient(data, [3, 0], loss, epsilon=EPSILON)
+    assert relative(found.gradient, expected(model, data, [3, 0]).gradient) < TOLERANCE
+
+
+def test_no_memory_for_the_next_batch_stops_nothing(parts, monkeypatch):
+    computation, model, data, _ = parts
+    monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+    copy, loss = Stream._copy, loss_of_kind("squared")
+
+    def never(stream, data, indices):
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    computation.terms(data, INDICES, loss)
+    computation._expected, prepare = INDICES[:1], Stream.prepare
+
+    def prepare_without_memory(stream, data, indices):
+        monkeypatch.setattr(Stream, "_copy", never)
+        prepare(stream, data, indices)
+        monkeypatch.setattr(Stream, "_copy", copy)
+
+    monkeypatch.setattr(Stream, "prepare", prepare_without_memory)
+    for indices in (INDICES, INDICES[:1]):
+        found = computation.gradient(data, indices, loss, epsilon=EPSILON)
+        assert relative(found.gradient, expected(model, data, indices).gradient) < TOLERANCE
+
+
+def some_without_forces(data):
+    """The data set without every other structure's forces and stresses, and who has them."""
+    moves = np.arange(len(data)) % 2 == 1
+    forces, virial = data.target.forces.copy(), data.target.virial.copy()
+    forces[~np.repeat(moves, data.structures.counts)] = virial[~moves] = np.nan
+    data = replace(data, target=replace(data.target, forces=forces, virial=virial))
+    moves &= with_force_labels(data.target, data.structures.counts)
+    assert 0 < moves.sum() < len(moves)
+    return data, moves
+
+
+def test_structures_without_forces_are_evaluated_once(parts, monkeypatch):
+    computation, model, data, _ = parts
+    data, moves = some_without_forces(data)
+    indices, evaluated = np.arange(len(data)), []
+    forward = DeviceNetworks.forward
+
+    def counted(networks, batch, *energy):
+        evaluated.append(batch.n_structures)
+        return forward(networks, batch, *energy)
+
+    monkeypatch.setattr(DeviceNetworks, "forward", counted)
+    found = computation.gradient(data, indices, loss_of_kind("squared"), epsilon=EPSILON)
+    assert evaluated == [moves.sum(), 2 * moves.sum(), (~moves).sum()]
+    whole = expected(model, data, indices)
+    assert relative(found.gradient, whole.gradient) < TOLERANCE
+    for name in ("force_loss", "slope"):
+        np.testing.assert_allclose(found.details[name], whole.details[name], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.details["terms"].d_energy, whole.details["terms"].d_energy)
+    # of a loss that is no mean over structures all at once
+    found = computation.gradient(data, indices, loss_of_kind("rmse"), epsilon=EPSILON)
+    assert relative(
+        found.gradient, expected(model, data, kind="rmse", indices=indices).gradient
+    ) < (TOLERANCE)
+    assert evaluated[3:] == [len(indices), 2 * len(indices)]
+
+
+def test_parts_of_a_batch_add_up_on_the_device(parts, monkeypatch):
+    """Cut for memory, and for what has no forces; a part that did not fit counts once."""
+    computation, model, data, lines = parts
+    data, _ = some_without_forces(data)
+    indices, loss, placed = np.arange(len(data)), loss_of_kind("squared"), computation._placed
+    kept = DeviceAdam(
+        DEVICE, model.theta, model.theta, adam.init(model.theta, []), dtype=model.dtype,
+        frozen=np.zeros(len(model.theta), bool), settings=OptimizerConfig(),
+    )  # fmt: skip
+
+    def failing(data, indices):
+        if len(indices) > 2:
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+        return placed(data, indices)
+
+    monkeypatch.setattr(computation, "_placed", failing)
+    found = computation.gradient(data, indices, loss, epsilon=EPSILON, keep=kept)
+    assert found.gradient is None
+    assert len(lines) >= 1
+    whole = expected(model, data, indices)
+    assert relative(kept._total.copy_to_host(), whole.gradient) < TOLERANCE
+    assert found.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert kept.is_finite
+
+
 def test_a_batch_beyond_the_memory_is_cut(parts, monkeypatch):
     computation, model, data, lines = parts
     largest = int(data.structures.counts[INDICES].max())
@@ -82,14 +204,14 @@ def test_a_batch_beyond_the_memory_is_cut(parts, monkeypatch):
 
 def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     computation, model, data, lines = parts
-    steps = computation._steps
+    placed = computation._placed
 
     def failing(data, indices):
         if len(indices) > 1:
             raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc")
-        return steps(data, indices)
+        return placed(data, indices)
 
-    monkeypatch.setattr(computation, "_steps", failing)
+    monkeypatch.setattr(computation, "_placed", failing)
     found = computation.gradient(data, INDICES[:2], loss_of_kind("squared"), epsilon=EPSILON)
     assert relative(found.gradient, expected(model, data, INDICES[:2]).gradient) < TOLERANCE
     atoms = int(data.structures.counts[INDICES[:2]].sum())
@@ -101,14 +223,14 @@ def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     def never(data, indices):
         raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
 
-    monkeypatch.setattr(computation, "_steps", never)
+    monkeypatch.setattr(computation, "_placed", never)
     with pytest.raises(FdforceError, match='atoms do not fit on the device; take device = "cpu"'):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
 
     def other(data, indices):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(computation, "_steps", other)
+    monkeypatch.setattr(computation, "_placed", other)
     with pytest.raises(ValueError, match="a bug"):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
 
@@ -134,13 +256,13 @@ def test_arrays_of_a_step_share_memory_and_do_not_overlap():
         for number, array in enumerate(arrays):
             assert (array.copy_to_host() == number).all()
         assert uploaded.copy_to_host().tolist() == [0, 1, 2, 3, 4]
-        return device._arena.size
+        return device._memory._arena.size
 
     with device.step():
         fill([(3, 5), 1000, (2, 2, 7), 0, 90_000])
     with device.step():  # what was in several blocks is now in one
         size = fill([(3, 5), 1000, (2, 2, 7), 0, 90_000])
-        assert len(device._arena._blocks) == 1
+        assert len(device._memory._arena._blocks) == 1
         with device.step():  # a part of the same step
             fill([10])
     with device.step():
@@ -164,7 +286,7 @@ def test_what_was_uploaded_has_to_be_sent():
     with pytest.raises(RuntimeError, match="uploaded after the last `send`"):
         upload_after_sending()
     with device.step():
-        assert not device._staging.waiting
+        assert not device._memory.waiting
     assert device.upload([3], np.int64).copy_to_host() == [3]  # outside a step, at once
 
 

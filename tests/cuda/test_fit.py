@@ -1,5 +1,7 @@
 """A fit on the device ends where one on the processor ends."""
 
+import copy
+
 import ase.build
 import ase.io
 import numpy as np
@@ -15,28 +17,49 @@ TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "copper.extxyz"
-    frames = []
+def folder(tmp_path_factory):
+    """Files with and without stresses, without which structures may have energies alone."""
+    folder, frames = tmp_path_factory.mktemp("data"), []
     for seed in range(6):
         atoms = ase.build.bulk("Cu", a=3.6) * (2, 1, 1)
         atoms.rattle(0.1, seed=seed)
         atoms.calc = EMT()
-        atoms.get_forces(), atoms.get_stress()
+        atoms.get_forces()
         frames.append(atoms)
-    ase.io.write(path, frames)
-    return str(path)
+    ase.io.write(folder / "forces.extxyz", frames)
+    for atoms in frames:
+        atoms.get_stress()
+    ase.io.write(folder / "stresses.extxyz", frames)
+    return folder
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "kalman"])
-def test_parameters_and_errors(data, tmp_path, monkeypatch, optimizer):
+CASES = {
+    "adamw": {"optimizer": {"name": "adamw"}},
+    "kalman": {"optimizer": {"name": "kalman"}},
+    "dropout": {"optimizer": {"name": "adam"}, "training": {"dropout": 0.3}},
+    "clipped": {
+        "optimizer": {"name": "adam", "gradient_clip": 0.1, "l2": 0.01},
+        "training": {"frozen_layers": 1, "average": 0.0},
+    },
+    "some_forces": {"optimizer": {"name": "adamw"}, "loss": {"force_fraction": 0.5}},
+    "streamed": {"optimizer": {"name": "adamw"}},
+    "some_forces_streamed": {"optimizer": {"name": "adamw"}, "loss": {"force_fraction": 0.5}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
     monkeypatch.setattr(computations, "find_device", lambda: DEVICE)
+    if "streamed" in case:
+        monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+    settings = copy.deepcopy(CASES[case])
+    settings["optimizer"]["batch_size"] = 2
+    file = folder / ("forces.extxyz" if "some_forces" in case else "stresses.extxyz")
     results = [
         fdforce.fit(
-            train=[data], valid=0.3, test=0.0, epochs=2, out=tmp_path / device, device=device,
+            train=[str(file)], valid=0.3, test=0.0, epochs=2, out=tmp_path / device, device=device,
             descriptor="chebyshev", radial_cutoff=3.0, angular_cutoff=2.8, radial_order=3,
-            angular_order=2, hidden=[3], epsilon=1e-4, log=lambda line: None,
-            optimizer={"name": optimizer, "batch_size": 2},
+            angular_order=2, hidden=[3], epsilon=1e-4, log=lambda line: None, **settings,
         )
         for device in ("cpu", "cuda")
     ]  # fmt: skip
@@ -45,5 +68,7 @@ def test_parameters_and_errors(data, tmp_path, monkeypatch, optimizer):
     assert np.abs(device.model.theta - host.model.theta).max() < TOLERANCE * size
     for part, errors in host.metrics.items():
         assert device.metrics[part] == pytest.approx(errors, rel=TOLERANCE)
-    for column in ("train_loss", "valid_loss", "train_stress_rmse"):
+    for column in ("train_loss", "valid_loss", "train_force_rmse", "train_stress_rmse"):
         np.testing.assert_allclose(device.history[column], host.history[column], rtol=TOLERANCE)
+    # it is a difference itself
+    np.testing.assert_allclose(device.history["err_loss"], host.history["err_loss"], rtol=1e-5)
