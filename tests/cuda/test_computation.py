@@ -8,11 +8,9 @@ from fdforce.cuda import computation as computations
 from fdforce.cuda.computation import DeviceComputation, part_of
 from fdforce.cuda.device import CudaDevice
 from fdforce.cuda.prediction import predict_on_device
-from fdforce.descriptors import Chebyshev, Quadratic
-from fdforce.errors import ConfigError, FdforceError
+from fdforce.errors import FdforceError
 from fdforce.evaluation import predict
 from fdforce.kernels.cuda import runtime
-from fdforce.models import ElementalNetworks
 from fdforce.models.zbl import LammpsZBL
 from tests.checks import relative
 from tests.cuda.on_device import DEVICE
@@ -175,9 +173,3 @@ def test_predictions_with_a_baseline(monkeypatch):
         np.testing.assert_allclose(getattr(found, name), values, rtol=1e-11, atol=1e-11)
     model.baseline = None
     model.reference_energies = np.zeros(2)
-
-
-def test_what_has_no_kernels_is_refused_by_name():
-    model = ElementalNetworks(Quadratic(Chebyshev(("Cu",), radial_order=1, angular_order=0)), (2,))
-    with pytest.raises(ConfigError, match="'quadratic' has no kernels for a GPU yet"):
-        DeviceComputation(model, device=DEVICE)
