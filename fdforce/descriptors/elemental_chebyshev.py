@@ -142,24 +142,24 @@ class ElementalChebyshev:
     def forward(self, batch, mean, scale, *, keep=True):
         """Standardised features and what `backward` needs; see `Descriptor`."""
         device, features, kept = batch.device, None, []
+        kernels = device.kernels("elemental")
         for z, descriptor in enumerate(self.descriptors):
             own, tables = _around(batch, z), descriptor.plain.on(device, mean.dtype)
             plain, densities = descriptor.forward(own, tables["zero"], tables["one"], keep=keep)
             if features is None:
                 features = device.empty((batch.n_atoms, self.n_features), plain.dtype)
-            device.kernels("elemental").elemental_forward(
-                plain, z, batch.species_start, mean, scale, features
-            )
+            kernels.elemental_forward(plain, z, batch.species_start, mean, scale, features)
             kept.append((own, densities))
         return features, kept if keep else ()
 
     def backward(self, batch, d_features, kept, scale):
         """Derivatives with respect to positions and strain; see `Descriptor`."""
         device, dtype = batch.device, d_features.dtype
+        kernels = device.kernels("elemental")
         slopes = device.slopes(batch, dtype, len(kept))
         for z, (descriptor, (own, densities)) in enumerate(zip(self.descriptors, kept)):
             d_plain = device.empty((batch.n_atoms, descriptor.n_features), dtype)
-            device.kernels("elemental").elemental_backward(d_features, z, scale, d_plain)
+            kernels.elemental_backward(d_features, z, scale, d_plain)
             one = descriptor.plain.on(device, dtype)["one"]
             descriptor._add_slopes(own, d_plain, densities, one, slopes.parts[z])
         return slopes.totals()

@@ -20,16 +20,17 @@ def rows_around(species, row_begin, row_end, z, own_end):
 
     Such atoms cost next to nothing, and what is computed for them is not used.
     """
-    others = np.repeat(species != z, len(row_end) // len(species))
-    own_end[...] = np.where(others, row_begin, row_end)
+    shape = len(species), -1
+    own_end[...] = row_begin
+    own = (species == z)[:, None]
+    np.copyto(own_end.reshape(shape), row_end.reshape(shape), where=own)
 
 
 def elemental_forward(plain, z, species_start, mean, scale, features):
     """Features of the atoms of species z; rows of others are left alone."""
     n, rows = plain.shape[1], slice(species_start[z], species_start[z + 1])
-    features[rows, :n] = plain[rows]
-    features[rows, n:] = 0
-    features[rows] -= mean[z]
+    np.subtract(plain[rows], mean[z, :n], out=features[rows, :n])
+    features[rows, n:] = -mean[z, n:]
     features[rows] *= scale[z]
 
 
