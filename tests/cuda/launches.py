@@ -82,7 +82,7 @@ def run_steps(dtype):
     from fdforce.descriptors import DESCRIPTORS, Quadratic, Reduced
     from fdforce.losses import make_loss
     from fdforce.models import ElementalNetworks
-    from fdforce.models.zbl import LammpsZBL
+    from fdforce.models.zbl import ZBL
     from tests.cuda.on_device import data_of
     from tests.systems import SYSTEMS
 
@@ -100,7 +100,7 @@ def run_steps(dtype):
     plain = DESCRIPTORS["chebyshev"](elements)
     for descriptor in (*descriptors, Quadratic(plain), Reduced.choice(plain, [3, 1])):
         model = ElementalNetworks(descriptor, (4, 3), "tanh", dtype=dtype)
-        model.baseline = LammpsZBL(elements, 2.5, 1.5)
+        model.baseline = ZBL(elements, [[2.5, 1.5], [1.5, 2.0]])  # with tables of no numbers
         data = data_of(frames, model.elements, model.descriptor.cutoff)
         computation = computations.DeviceComputation(model)
         # the second step has the memory of the first
