@@ -18,6 +18,7 @@ import json
 import tempfile
 import time
 from copy import copy as shallow_copy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from fdforce.cuda.data import DeviceData
 from fdforce.cuda.device import list_devices, runtime
 from fdforce.cuda.gradient import DeviceGradient
 from fdforce.cuda.networks import DeviceNetworks
+from fdforce.cuda.timing import work_on_device
 from fdforce.data_set import DataSet, residual_target
 from fdforce.descriptors import AtomicEnvironmentVector, Chebyshev
 from fdforce.epsilon import default_epsilons, scan
@@ -123,20 +125,12 @@ def median_time(run):
 
 def speed_of(model, data, loss, n_structures):
     """Seconds of a gradient and of energies and forces of a batch, and what they come to."""
-    computation = DeviceComputation(model)
-    on_device = DeviceData(computation.device, data)
-    steps = DeviceGradient(computation.networks, on_device)
+    work = work_on_device(model, data, loss, epsilon=1e-3, stencil="central")
     indices = np.resize(np.arange(len(data)), n_structures)
     atoms = int(data.structures.counts[indices].sum())
-    gradient = median_time(lambda: steps(indices, loss, epsilon=1e-3))
-
-    def forces():
-        with computation.device.step():
-            state = computation.networks.forward(on_device.batch(indices))
-            for result in (state.energy, *computation.networks.forces(state)):
-                result.copy_to_host()
-
-    both = median_time(forces)
+    gradient, both = (
+        median_time(partial(work[name], indices)) for name in ("gradient", "forces")
+    )  # fmt: skip
     return {
         "structures": n_structures, "atoms": atoms, "neighbors": data.pairs.mean_neighbors,
         "gradient_s": gradient, "gradient_atoms_per_s": atoms / gradient,

@@ -25,6 +25,10 @@ class DeviceBatch:
 
     Attributes
     ----------
+    chosen : (S,) int64
+        Structures of the data set.
+    species_before : (S, n_species) int64
+        Atoms of a species in the structures before.
     pair_offset : (S,) int64
         From the place of a pair in the data set to its row in ``d_separations``
         (kernels/cuda/pairs.py).
@@ -38,10 +42,12 @@ class DeviceBatch:
     """
 
     device: Any
+    chosen: Any
     positions: Any
     cells: Any
     volumes: Any
     species: Any
+    species_before: Any
     structure: Any
     offsets: Any
     row_begin: Any
@@ -81,10 +87,7 @@ class DeviceBatch:
         )  # fmt: skip
 
     def layout(self, nodes) -> Layout:
-        """What replicas at these nodes, ndarray (n_replicas,), need from the host.
-
-        Before the first long kernel: a copy to the device waits for all that runs there.
-        """
+        """What replicas at these nodes, ndarray (n_replicas,), need from the host."""
         upload, n_replicas = self.device.upload, len(nodes)
         offsets = np.concatenate(([0], np.cumsum(np.tile(self.counts, n_replicas))))
         first = np.concatenate(([0], np.cumsum(n_replicas * self.species_counts)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fdforce.batch import tiles_of
+from fdforce.batch import TILE_ATOMS, tiles_of
 from fdforce.cuda.batch import DeviceBatch
 from fdforce.errors import DataError
 
@@ -85,7 +85,7 @@ class DeviceData:
         return len(self.data)
 
     def batch(self, indices, n_parameters: int = 1) -> DeviceBatch:
-        """Some structures.
+        """Some structures, which `fill` puts there.
 
         Parameters
         ----------
@@ -105,14 +105,19 @@ class DeviceData:
         n_atoms, n_rows = int(offsets[-1]), int(offsets[-1]) * self.n_species
         of_pairs = self._first_pair[indices + 1] - self._first_pair[indices]
         pair_offset = np.cumsum(of_pairs) - of_pairs - self._first_pair[indices]
-        most = max(PARTIAL_GRADIENTS // (8 * n_parameters), 1)
-        tiles, tile_chunks = tiles_of(species_start, min(4 * device.multiprocessors, most))
-        batch = DeviceBatch(
+        n_chunks = min(
+            (-(-species_counts // TILE_ATOMS)).sum(), 4 * device.multiprocessors,
+            PARTIAL_GRADIENTS // (8 * n_parameters),
+        )  # fmt: skip
+        tiles, tile_chunks = tiles_of(species_start, max(int(n_chunks), 1))
+        return DeviceBatch(
             device=device,
+            chosen=upload(indices, np.int64),
             positions=empty((n_atoms, 3), np.float64),
             cells=empty((len(indices), 3, 3), np.float64),
             volumes=upload(structures.volumes[indices], np.float64),
             species=empty(n_atoms, np.int32),
+            species_before=upload(before, np.int64),
             structure=empty(n_atoms, np.int64),
             offsets=upload(offsets, np.int64),
             row_begin=empty(n_rows, np.int64),
@@ -131,30 +136,34 @@ class DeviceData:
             counts=counts,
             species_counts=species_counts,
         )
-        device.kernels("batches").gather_structures(
-            upload(indices, np.int64), batch.offsets, upload(before, np.int64), batch.species_start,
+
+    def target(self, batch: DeviceBatch, indices) -> DeviceTarget:
+        """Labels of the structures of a batch, which `fill` puts there."""
+        upload, target = self.device.upload, self.data.target
+        indices = np.asarray(indices, dtype=np.int64)
+        weight = target.weight[indices]
+        weight = weight if weight.ndim == 2 else np.repeat(weight[:, None], 3, axis=1)
+        return DeviceTarget(
+            upload(target.energy[indices], np.float64),
+            self.device.empty((batch.n_atoms, 3), np.float64),
+            upload(target.virial[indices], np.float64),
+            upload(weight, np.float64),
+        )
+
+    def fill(self, batch: DeviceBatch, target: DeviceTarget | None = None) -> None:
+        """Send all that was uploaded for a step, and lay out its structures on the device."""
+        self.device.send()
+        kernels = self.device.kernels("batches")
+        kernels.gather_structures(
+            batch.chosen, batch.offsets, batch.species_before, batch.species_start,
             self._offsets, self._positions, self._cells, self._species, self._rank,
             self._row_start, batch.positions, batch.cells, batch.structure, batch.species,
             batch.row_begin, batch.row_end, batch.place,
         )  # fmt: skip
-        return batch
-
-    def target(self, batch: DeviceBatch, indices) -> DeviceTarget:
-        """Labels of the structures of a batch."""
-        device, target = self.device, self.data.target
-        indices = np.asarray(indices, dtype=np.int64)
-        forces = device.empty((batch.n_atoms, 3), np.float64)
-        device.kernels("batches").gather_rows(
-            device.upload(indices, np.int64), batch.offsets, self._offsets, self._forces, forces
-        )
-        weight = target.weight[indices]
-        weight = weight if weight.ndim == 2 else np.repeat(weight[:, None], 3, axis=1)
-        return DeviceTarget(
-            device.upload(target.energy[indices], np.float64),
-            forces,
-            device.upload(target.virial[indices], np.float64),
-            device.upload(weight, np.float64),
-        )
+        if target is not None:
+            kernels.gather_rows(
+                batch.chosen, batch.offsets, self._offsets, self._forces, target.forces
+            )
 
 
 def _ranks(structures, n_species):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 
 import numpy as np
 
-from fdforce.cuda.arena import Arena
+from fdforce.cuda.arena import Arena, Mirrored, Staging
 from fdforce.errors import ConfigError, FdforceError
 
 
@@ -80,12 +80,12 @@ class DeviceSlopes:
     def totals(self):
         """Derivatives with respect to positions (n_atoms, 3) and strain (n_atoms, 6), float64."""
         batch, device = self.batch, self.device
-        d_positions = device.zeros((batch.n_atoms, 3), np.float64)
-        d_strain = device.zeros((batch.n_atoms, 6), np.float64)
+        d_positions = device.empty((batch.n_atoms, 3), np.float64)
+        d_strain = device.empty((batch.n_atoms, 6), np.float64)
         device.kernels("pairs").sum_separations(
             *self.arrays, batch.positions, batch.cells, batch.structure, batch.offsets,
             batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.pair_offset,
-            batch.opposite, 1.0, d_positions, d_strain,
+            batch.opposite, d_positions, d_strain,
         )  # fmt: skip
         return d_positions, d_strain
 
@@ -99,16 +99,25 @@ class CudaDevice:
 
     name = "cuda"
 
-    def kernels(self, name: str):
+    @staticmethod
+    @cache
+    def kernels(name: str):
         """The module of kernels of this name."""
         return import_module(f"fdforce.kernels.cuda.{name}")
 
     def __init__(self):
-        self._arena, self._in_step = Arena(lambda n: self._cuda.device_array(n, np.uint8)), False
+        self._arena = Arena(self._block, self.part)
+        self._staging = Staging(
+            lambda n: Mirrored(self._block(n), self._cuda.pinned_array(n, np.uint8)),
+            self._queue_copy, self.part,
+        )  # fmt: skip
+        self._in_step = False
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Context in which `empty`, `zeros` and `upload` share memory that is free after it.
+
+        It ends with results on the host, so that what was sent has arrived by then.
 
         Raises
         ------
@@ -119,11 +128,17 @@ class CudaDevice:
             yield
             return
         self._arena.reset()
+        self._staging.reset()
         self._in_step = True
         try:
             yield
-        except MemoryError as error:  # kernels know no errors of fdforce
-            raise FdforceError(str(error)) from None
+            if self._staging.waiting:
+                raise RuntimeError("an array was uploaded after the last `send`")
+        except BaseException as error:
+            self._cuda.synchronize()  # what is on its way may not be overwritten
+            if isinstance(error, MemoryError):  # kernels know no errors of fdforce
+                raise FdforceError(str(error)) from None
+            raise
         finally:
             self._in_step = False
 
@@ -144,12 +159,12 @@ class CudaDevice:
         return self._cuda.to_device(np.ascontiguousarray(array, dtype))
 
     def upload(self, array, dtype):
-        """A copy on the device; within `step` valid up to its end."""
-        array = np.ascontiguousarray(array, dtype)
-        copy = self.empty(array.shape, dtype)
-        if array.size:
-            copy.copy_to_device(array)
-        return copy
+        """A copy on the device; within `step` it is there after `send`, and up to its end."""
+        return self._staging.add(array, dtype) if self._in_step else self.table(array, dtype)
+
+    def send(self) -> None:
+        """Queue one copy of all that was uploaded; launches that follow find it there."""
+        self._staging.send()
 
     @staticmethod
     def cast(array, dtype):
@@ -180,6 +195,17 @@ class CudaDevice:
         if runtime().SIMULATED:
             return SIMULATED_MEMORY
         return int(self._cuda.current_context().get_memory_info()[0])
+
+    def _block(self, n_bytes):
+        return self._cuda.device_array(n_bytes, np.uint8)
+
+    @staticmethod
+    def part(block, first: int, shape: tuple, dtype):
+        """Some bytes of an array of uint8, from `first` on, as an array."""
+        return runtime().part_of(block, first, shape, np.dtype(dtype))
+
+    def _queue_copy(self, there, here):
+        there.copy_to_device(here, stream=self._cuda.default_stream())
 
     @property
     def _cuda(self):

@@ -6,6 +6,9 @@ energies, forces and replicas do not leave the device.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 
 from fdforce.cuda.data import DeviceData
@@ -143,13 +146,13 @@ class DeviceGradient:
             sums=(n, losses.N_SUMS), monitor=(n, losses.N_MONITOR),
         )  # fmt: skip
         networks.upload(self.model.theta)
-        # all that the device needs is there before its long kernels, since a copy waits for them
         layout = batch.layout(np.array(formula.nodes))
         mean, slope, centre_mean, centre_slope = (
             device.upload(np.atleast_1d(values), np.float64)
             for values in (formula.mean, formula.slope, formula.centre_mean, formula.centre_slope)
         )
-        state = networks.forward(batch)
+        self.data.fill(batch, target)
+        state = networks.forward(batch, packed["energy"])
         forces, virial = networks.forces(state)
         d_forces = device.empty((batch.n_atoms, 3), np.float64)
         d_virial = device.empty((n, 3, 3), np.float64)
@@ -161,7 +164,7 @@ class DeviceGradient:
         )  # fmt: skip
         kernels.step_lengths(d_forces, d_virial, batch.offsets, length, batch.cutoff, packed["eta"])
         replicas = batch.displaced(d_forces, packed["eta"], layout, d_virial)
-        moved = networks.forward(replicas)
+        moved = networks.forward(replicas, packed["replicas"])
         weights = device.empty(n_nodes * n, np.float64)
         losses.replica_weights(packed["d_energy"], packed["eta"], mean, slope, weights)
         networks.gradient(moved, weights, packed["gradient"])
@@ -172,9 +175,6 @@ class DeviceGradient:
                 packed["d_energy"], packed["eta"], centre_mean, centre_slope, centre
             )
             networks.gradient(state, centre, packed["centre"])
-        reductions = device.kernels("reductions")
-        reductions.copy(state.energy, packed["energy"])
-        reductions.copy(moved.energy, packed["replicas"])
         host = packed.to_host()  # the one synchronisation
         return self._step(host, formula, loss, on_device, losses, has_centre)
 
@@ -221,6 +221,7 @@ class DeviceGradient:
         target = self.data.target(batch, indices)
         on_device = DeviceLoss(device, loss, batch, self.data.data, indices)
         networks.upload(self.model.theta)
+        self.data.fill(batch, target)
         state = networks.forward(batch)
         sums = device.empty((len(batch.counts), losses.N_SUMS), np.float64)
         on_device.sums(batch, target, state.energy, *networks.forces(state), sums)
@@ -236,17 +237,20 @@ class Packed:
     """Arrays of float64 that are parts of one, so that one copy takes them all to the host."""
 
     def __init__(self, device, **shapes):
-        sizes = [int(np.prod(shape)) for shape in shapes.values()]
-        ends = np.cumsum(sizes).tolist()
-        self._whole = device.empty(ends[-1], np.float64)
-        self._shapes = shapes
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        ends = list(itertools.accumulate(sizes))
+        self._whole, self._shapes = device.empty(ends[-1], np.float64), shapes
         self._places = {
             name: (end - size, end) for name, size, end in zip(shapes, sizes, ends, strict=True)
         }
+        memory = self._whole.view(np.uint8)
+        self._parts = {
+            name: device.part(memory, 8 * first, shapes[name], np.float64)
+            for name, (first, _) in self._places.items()
+        }
 
     def __getitem__(self, name):
-        first, end = self._places[name]
-        return self._whole[first:end].reshape(*self._shapes[name])
+        return self._parts[name]
 
     def to_host(self) -> dict:
         """Copies of all parts, by name."""

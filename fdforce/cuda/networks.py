@@ -44,11 +44,11 @@ class DeviceNetworks:
         self._widths = table(model.widths, np.int64)
         self._activations = table(model.activation_codes, np.int64)
         self._units = np.array([sum(widths) for widths in model.hidden])
-        self._theta = table(model.theta, self.dtype)
+        self.upload(model.theta)
 
     def upload(self, theta) -> None:
-        """Take parameters (P,) of the host."""
-        self._theta.copy_to_device(np.ascontiguousarray(theta, self.dtype))
+        """Take parameters (P,) of the host, for the present step."""
+        self._theta = self.device.upload(theta, self.dtype)
 
     def numbers_per_atom(self, mean_neighbors: float, n_replicas: int) -> float:
         """Numbers of the working dtype that a step holds for each of its atoms, about.
@@ -61,8 +61,8 @@ class DeviceNetworks:
         of_replica = n_features + computed + 2 * units + 40
         return (1 + n_replicas) * of_replica + 3 * mean_neighbors + 4 * computed
 
-    def forward(self, batch) -> DeviceState:
-        """Energies of a batch."""
+    def forward(self, batch, energy=None) -> DeviceState:
+        """Energies of a batch, in the array `energy` (S,) where it is given."""
         device = self.device
         features, densities = self.descriptor.forward(
             batch, self._mean, self._scale, keep=not batch.displacement
@@ -75,7 +75,8 @@ class DeviceNetworks:
             features, self._theta, self._widths, self._activations, batch.species_start,
             batch.n_replicas, batch.tiles, batch.tile_chunks, hidden, slopes, output,
         )  # fmt: skip
-        energy = device.empty(batch.n_structures, np.float64)
+        if energy is None:
+            energy = device.empty(batch.n_structures, np.float64)
         device.kernels("reductions").sum_energies(
             output, batch.place, batch.species, batch.offsets, self.scale, self._reference,
             len(batch.species), energy,
@@ -102,9 +103,9 @@ class DeviceNetworks:
             batch, d_features, state.densities, self._slope_scale
         )
         virial = device.empty((batch.n_structures, 3, 3), np.float64)
-        reductions = device.kernels("reductions")
-        reductions.sum_virials(d_strain, batch.offsets, virial)
-        reductions.negate(d_positions.reshape(d_positions.size))
+        device.kernels("reductions").forces_and_virials(
+            d_positions, d_strain, batch.offsets, virial
+        )
         return d_positions, virial
 
     def _deltas(self, state):

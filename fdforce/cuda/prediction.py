@@ -38,6 +38,8 @@ def predict_on_device(model, structures, pairs) -> Prediction:
         part = DeviceData(device, part_of(data, indices))
         with device.step():
             batch = part.batch(np.arange(len(indices)), networks.n_parameters)
+            networks.upload(bare.theta)
+            part.fill(batch)
             state = networks.forward(batch)
             of_atoms, of_cells = networks.forces(state)
             energy, force = state.energy.copy_to_host(), of_atoms.copy_to_host()

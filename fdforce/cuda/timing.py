@@ -28,14 +28,19 @@ def work_on_device(model, data, loss, *, epsilon: float, stencil: str) -> dict:
     networks, on_device = computation.networks, DeviceData(computation.device, data)
     gradient = DeviceGradient(networks, on_device)
 
+    def forward(indices):
+        batch = on_device.batch(indices, networks.n_parameters)
+        networks.upload(model.theta)
+        on_device.fill(batch)
+        return networks.forward(batch)
+
     def energy(indices):
         with computation.device.step():
-            state = networks.forward(on_device.batch(indices, networks.n_parameters))
-            state.energy.copy_to_host()
+            forward(indices).energy.copy_to_host()
 
     def forces(indices):
         with computation.device.step():
-            state = networks.forward(on_device.batch(indices, networks.n_parameters))
+            state = forward(indices)
             for result in (state.energy, *networks.forces(state)):
                 result.copy_to_host()
 

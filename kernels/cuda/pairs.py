@@ -69,7 +69,7 @@ def opposite_pairs(species, structure, first_atom, row_start, neighbor, shift, n
 @cuda.jit
 def _sum_kernel(
     d_separations, positions, cells, structure, offsets, row_begin, row_end, neighbor, shift,
-    pair_offset, opposite, factor, d_positions, d_strain,
+    pair_offset, opposite, d_positions, d_strain,
 ):  # fmt: skip
     atom = cuda.grid(1)
     if atom >= structure.size:
@@ -97,23 +97,17 @@ def _sum_kernel(
         xz += x * dz
         xy += x * dy
         pair += NEXT
-    d_positions[atom, 0] += factor * gx
-    d_positions[atom, 1] += factor * gy
-    d_positions[atom, 2] += factor * gz
-    d_strain[atom, 0] += factor * xx
-    d_strain[atom, 1] += factor * yy
-    d_strain[atom, 2] += factor * zz
-    d_strain[atom, 3] += factor * yz
-    d_strain[atom, 4] += factor * xz
-    d_strain[atom, 5] += factor * xy
+    d_positions[atom, 0], d_positions[atom, 1], d_positions[atom, 2] = gx, gy, gz
+    d_strain[atom, 0], d_strain[atom, 1], d_strain[atom, 2] = xx, yy, zz
+    d_strain[atom, 3], d_strain[atom, 4], d_strain[atom, 5] = yz, xz, xy
 
 
 def sum_separations(
     d_separations, positions, cells, structure, offsets, row_begin, row_end, neighbor, shift,
-    pair_offset, opposite, factor, d_positions, d_strain,
+    pair_offset, opposite, d_positions, d_strain,
 ):  # fmt: skip
-    """Add ``factor`` times dE/dr and, in Voigt order xx yy zz yz xz xy, dE/ds of every atom."""
+    """dE/dr (N, 3) and, in Voigt order xx yy zz yz xz xy, dE/ds (N, 6) of every atom."""
     launch_over(_sum_kernel, structure.size)(
         d_separations, positions, cells, structure, offsets, row_begin, row_end, neighbor, shift,
-        pair_offset, opposite, factor, d_positions, d_strain,
+        pair_offset, opposite, d_positions, d_strain,
     )  # fmt: skip

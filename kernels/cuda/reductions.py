@@ -88,9 +88,12 @@ def sum_chunks(parts, total):
 
 
 @cuda.jit
-def _virials_kernel(d_strain, offsets, virial):
+def _forces_kernel(d_positions, d_strain, offsets, virial):
     buffer = cuda.shared.array(0, virial.dtype)
     s = cuda.blockIdx.x
+    for atom in range(offsets[s] + cuda.threadIdx.x, offsets[s + 1], cuda.blockDim.x):
+        for axis in range(3):
+            d_positions[atom, axis] = -d_positions[atom, axis]
     for component in range(6):
         total = 0.0
         for atom in range(offsets[s] + cuda.threadIdx.x, offsets[s + 1], cuda.blockDim.x):
@@ -104,33 +107,9 @@ def _virials_kernel(d_strain, offsets, virial):
             virial[s, column, row] = total
 
 
-def sum_virials(d_strain, offsets, virial):
-    """W = -dE/ds (S, 3, 3) of every structure from the shares of its atoms."""
-    launch(_virials_kernel, offsets.size - 1, 8)(d_strain, offsets, virial)
-
-
-@cuda.jit
-def _negate_kernel(array):
-    k = cuda.grid(1)
-    if k < array.size:
-        array[k] = -array[k]
-
-
-def negate(array):
-    """Change the sign of all numbers of a flat array."""
-    launch_over(_negate_kernel, array.size)(array)
-
-
-@cuda.jit
-def _copy_kernel(source, target):
-    k = cuda.grid(1)
-    if k < source.size:
-        target[k] = source[k]
-
-
-def copy(source, target):
-    """Copy a flat array."""
-    launch_over(_copy_kernel, source.size)(source, target)
+def forces_and_virials(d_positions, d_strain, offsets, virial):
+    """Turn dE/dr into forces, and sum W = -dE/ds (S, 3, 3) of every structure over its atoms."""
+    launch(_forces_kernel, offsets.size - 1, 8)(d_positions, d_strain, offsets, virial)
 
 
 @cuda.jit

@@ -29,8 +29,8 @@ def compile_thrice():
     dispatcher._Kernel.bind = lambda kernel: kernel.library.get_cubin()
     for sources in ("one", "one", "other"):
         runtime._sources = lambda sources=sources: sources
-        kernel = runtime._kept(cuda.jit(reductions._virials_kernel.py_func))
-        compiled = kernel.compile(tuple(SIGNATURES["sum_virials"][2](types.float64)))
+        kernel = runtime._kept(cuda.jit(reductions._forces_kernel.py_func))
+        compiled = kernel.compile(tuple(SIGNATURES["forces_and_virials"][2](types.float64)))
         assert len(compiled.library.get_cubin().code) > 0
         print(sum(kernel._cache_hits.values()))
 

@@ -49,7 +49,9 @@ def both(frames, elements, cutoff, *, indices=None, skin=0.05, n_replicas=1):
     """
     data = data_of(frames, elements, cutoff, skin=skin)
     indices = np.arange(len(data)) if indices is None else np.asarray(indices)
-    host, device = data.batch(indices, 1)[0], DeviceData(DEVICE, data).batch(indices)
+    host, there = data.batch(indices, 1)[0], DeviceData(DEVICE, data)
+    device = there.batch(indices)
+    there.fill(device)
     if n_replicas > 1:
         rng = np.random.default_rng(5)
         direction, strain = rng.normal(size=host.positions.shape), symmetric(rng, len(indices))

@@ -141,7 +141,7 @@ SIGNATURES = {
         PAIRS[3], INDICES, INDICES, INDICES, *PAIRS[7:], I64, INDICES,
     )),
     "sum_separations": ("pairs", "_sum_kernel", lambda f: (
-        array(f, 2), *PAIRS[:3], *PAIRS[4:], PAIR_OFFSET, INDICES, F64, ROWS, ROWS,
+        array(f, 2), *PAIRS[:3], *PAIRS[4:], PAIR_OFFSET, INDICES, ROWS, ROWS,
     )),
     "displace": ("replicas", "_displace_kernel", lambda f: (
         ROWS, ROWS, TENSORS, TENSORS, INDICES, PAIRS[3], PLACE, INDICES, DOUBLES, DOUBLES,
@@ -175,8 +175,8 @@ SIGNATURES = {
         DOUBLES, INDICES, PLACE, F64, DOUBLES,
     )),
     "sum_chunks": ("reductions", "_chunks_kernel", lambda f: (ROWS, DOUBLES)),
-    "sum_virials": ("reductions", "_virials_kernel", lambda f: (ROWS, INDICES, TENSORS)),
-    "negate": ("reductions", "_negate_kernel", lambda f: (DOUBLES,)),
+    "forces_and_virials": (
+        "reductions", "_forces_kernel", lambda f: (ROWS, ROWS, INDICES, TENSORS)
+    ),
     "add": ("reductions", "_add_kernel", lambda f: (array(f, 1), DOUBLES, array(f, 1))),
-    "copy": ("reductions", "_copy_kernel", lambda f: (DOUBLES, DOUBLES)),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fdforce.cuda.arena import ALIGNMENT, Arena
+from fdforce.cuda.arena import ALIGNMENT, Arena, Mirrored, Staging
 
 
 class Memory:
@@ -64,3 +64,38 @@ def test_a_step_that_did_not_fit_is_forgotten():
     fill(arena, 2)
     arena.reset()
     assert arena.size <= 2 * ALIGNMENT
+
+
+def test_one_copy_sends_what_was_added():
+    copies = []
+
+    def copy(there, here):
+        copies.append(here.size)
+        there[...] = here
+
+    memory = Memory(10**6)
+    staging = Staging(lambda n: Mirrored(memory.allocate(n), memory.allocate(n)), copy)
+    given = [np.arange(3), np.full((2, 5), 1.5), np.zeros((0, 3)), np.arange(400), [7]]
+    for _ in range(2):
+        staging.reset()
+        arrays = [staging.add(array, np.float32) for array in given[:3]]
+        assert staging.waiting
+        staging.send()
+        arrays += [staging.add(array, np.float32) for array in given[3:]]
+        staging.send()
+        staging.send()
+        assert not staging.waiting
+        for array, expected in zip(arrays, given, strict=True):
+            assert array.dtype == np.float32
+            assert np.array_equal(array, expected)
+    # four blocks in the first round; then one, which is sent in two parts
+    unit = ALIGNMENT
+    assert copies == [unit, unit, 7 * unit, unit, 2 * unit, 8 * unit]
+
+
+def test_what_was_not_sent_is_forgotten():
+    staging = Staging(lambda n: Mirrored(np.zeros(n, np.uint8), np.zeros(n, np.uint8)), None)
+    staging.add([1.0], np.float64)
+    staging.reset()
+    staging.send()
+    assert not staging.waiting

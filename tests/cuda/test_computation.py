@@ -128,6 +128,7 @@ def test_arrays_of_a_step_share_memory_and_do_not_overlap():
             if array.size:
                 array.copy_to_device(np.full(array.shape, number, np.float32))
         uploaded = device.upload(np.arange(5), np.int64)
+        device.send()
         for number, array in enumerate(arrays):
             assert (array.copy_to_host() == number).all()
         assert uploaded.copy_to_host().tolist() == [0, 1, 2, 3, 4]
@@ -147,6 +148,22 @@ def test_arrays_of_a_step_share_memory_and_do_not_overlap():
         device.zeros(100, np.float32)
     assert outside.shape == (3,)
     assert kept.copy_to_host() == [7.0]
+
+
+def test_what_was_uploaded_has_to_be_sent():
+    device = CudaDevice()
+
+    def upload_after_sending():
+        with device.step():
+            device.upload([1], np.int64)
+            device.send()
+            device.upload([2], np.int64)
+
+    with pytest.raises(RuntimeError, match="uploaded after the last `send`"):
+        upload_after_sending()
+    with device.step():
+        assert not device._staging.waiting
+    assert device.upload([3], np.int64).copy_to_host() == [3]  # outside a step, at once
 
 
 def test_parts_of_a_part_of_a_data_set():

@@ -10,7 +10,7 @@ from fdforce.evaluation import labels_of
 from fdforce.neighbors import PairList, build_pairs
 from fdforce.structures import read_structures
 from tests.checks import EPS
-from tests.cuda.on_device import DEVICE, both, check_close, data_of, put
+from tests.cuda.on_device import DEVICE, both, check_close, data_of, put, unset
 from tests.systems import SYSTEMS
 
 ELEMENTS = ["Ti", "O"]
@@ -73,16 +73,16 @@ def test_sums_are_those_of_the_pairs(indices, dtype):
     offset = device.pair_offset.copy_to_host()
     slopes[place + offset[host.structure[i]]] = given
     assert not np.isnan(slopes).any()
-    expected, strain = np.ones((host.n_atoms, 3)), np.ones((host.n_atoms, 6))
-    np.add.at(expected, j, 2.0 * given)
-    np.add.at(expected, i, -2.0 * given)
-    products = 2.0 * d[:, [0, 1, 2, 1, 0, 0]] * given[:, [0, 1, 2, 2, 2, 1]]
+    expected, strain = np.zeros((host.n_atoms, 3)), np.zeros((host.n_atoms, 6))
+    np.add.at(expected, j, given)
+    np.add.at(expected, i, -given)
+    products = d[:, [0, 1, 2, 1, 0, 0]] * given[:, [0, 1, 2, 2, 2, 1]]
     np.add.at(strain, i, products)
-    found = put(np.ones((host.n_atoms, 3))), put(np.ones((host.n_atoms, 6)))
+    found = unset((host.n_atoms, 3)), unset((host.n_atoms, 6))
     DEVICE.kernels("pairs").sum_separations(
         put(slopes), device.positions, device.cells, device.structure, device.offsets,
         device.row_begin, device.row_end, device.neighbor, device.shift, device.pair_offset,
-        device.opposite, 2.0, *found,
+        device.opposite, *found,
     )  # fmt: skip
     # some forty pairs of an atom, summed in another order
     check_close(found[0].copy_to_host(), expected, 100 * EPS)
