@@ -79,7 +79,7 @@ def computation_for(settings, model, threads: int, log=print):
     Raises
     ------
     ConfigError
-        No GPU, no package for it, or a model without kernels for it.
+        No GPU, or no package for it.
     """
     if settings.device == "cpu":
         return HostComputation(model, threads)

@@ -6,6 +6,7 @@ that it is written once for both.
 
 from __future__ import annotations
 
+from functools import reduce
 from importlib import import_module
 
 import numpy as np
@@ -18,17 +19,23 @@ class HostSlopes:
     ----------
     arrays : tuple
         The last arguments of such a kernel.
+    parts : list of tuple
+        The same for each of several kernels, of which no two see the same pair.
     """
 
-    def __init__(self, batch):
-        dtype = batch.positions.dtype
-        d_positions = np.zeros((len(batch.chunks) - 1, batch.n_atoms, 3), dtype)
-        self.arrays = d_positions, np.zeros((batch.n_atoms, 6), dtype)
+    def __init__(self, batch, n_parts=1):
+        dtype, n_atoms = batch.positions.dtype, batch.n_atoms
+        shape = len(batch.chunks) - 1, n_atoms, 3
+        self.parts = [
+            (np.zeros(shape, dtype), np.zeros((n_atoms, 6), dtype)) for _ in range(n_parts)
+        ]
+        self.arrays = self.parts[0]
 
     def totals(self):
         """Derivatives with respect to positions (n_atoms, 3) and strain (n_atoms, 6)."""
-        d_positions, d_strain = self.arrays
-        return d_positions.sum(axis=0), d_strain
+        d_positions, d_strain = zip(*self.parts)
+        totals = [chunks.sum(axis=0) for chunks in d_positions]
+        return reduce(np.add, totals), reduce(np.add, d_strain)
 
 
 class Host:
@@ -60,9 +67,9 @@ class Host:
         return (a + b).astype(dtype)
 
     @staticmethod
-    def slopes(batch, dtype) -> HostSlopes:
-        """Where a backward kernel in this dtype writes."""
-        return HostSlopes(batch)
+    def slopes(batch, dtype, n_parts=1) -> HostSlopes:
+        """Where a backward kernel in this dtype writes, or several, each for pairs of its own."""
+        return HostSlopes(batch, n_parts)
 
 
 HOST = Host()

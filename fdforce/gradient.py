@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdforce.losses.labels import in_place
-
 COMPLEX_STEP = 1e-20
 
 
@@ -265,16 +263,23 @@ def reduce_gradient(steps, places) -> GradientStep:
     n_structures = sum(map(len, places))
     shares = [len(place) / n_structures for place in places]
     terms, gradients = [step.details["terms"] for step in steps], [step.gradient for step in steps]
+
+    def joined(parts):
+        whole = np.empty(n_structures)
+        for part, place in zip(parts, places, strict=True):
+            whole[place] = part
+        return whole
+
     details = {
-        name: in_place([step.details[name] for step in steps], shares, places)
+        name: joined([w * step.details[name] for w, step in zip(shares, steps)])
         for name in ("defect", "force_loss", "slope", "scale")
     }
-    details["terms"] = type(terms[0]).reduced(terms, shares, places)
+    details["terms"] = type(terms[0]).reduced(terms, shares, joined)
     return GradientStep(
         gradient=None if gradients[0] is None else combine(shares, gradients),
         loss=sum(w * step.loss for w, step in zip(shares, steps)),
         loss_error=relative_loss_error(details["defect"], details["force_loss"]),
-        eta=in_place([step.eta for step in steps], [1 / w for w in shares], places),
+        eta=joined([step.eta / w for w, step in zip(shares, steps)]),
         forces=None,
         details=details,
     )

@@ -62,6 +62,7 @@ class DeviceBatch:
     tiles: Any
     tile_chunks: Any
     cutoff: float
+    skin: float
     counts: np.ndarray
     species_counts: np.ndarray
     n_replicas: int = 1

@@ -43,7 +43,7 @@ class DeviceComputation:
     Raises
     ------
     ConfigError
-        No GPU, no package for it, or a model without kernels for it.
+        No GPU, or no package for it.
     """
 
     def __init__(self, model, share: float = 0.8, log=print, device=None):

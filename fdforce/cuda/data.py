@@ -135,6 +135,7 @@ class DeviceData:
             tiles=upload(tiles, np.int64),
             tile_chunks=upload(tile_chunks, np.int64),
             cutoff=self.data.pairs.cutoff,
+            skin=self.data.pairs.skin,
             counts=counts,
             species_counts=species_counts,
         )

@@ -72,9 +72,10 @@ def out_of_memory(error: Exception) -> bool:
 class DeviceSlopes:
     """Where the backward kernels of the GPU write the slope of every pair."""
 
-    def __init__(self, device, batch, dtype):
+    def __init__(self, device, batch, dtype, n_parts):
         self.device, self.batch = device, batch
         self.arrays = (device.empty((batch.n_pairs, 3), dtype),)
+        self.parts = n_parts * [self.arrays]  # every pair is written by one of them
 
     def totals(self):
         """Derivatives with respect to positions (n_atoms, 3) and strain (n_atoms, 6), float64."""
@@ -200,9 +201,9 @@ class CudaDevice:
         self.kernels("reductions").add(*(array.reshape(array.size) for array in (a, b, total)))
         return total
 
-    def slopes(self, batch, dtype) -> DeviceSlopes:
-        """Where a backward kernel in this dtype writes."""
-        return DeviceSlopes(self, batch, dtype)
+    def slopes(self, batch, dtype, n_parts=1) -> DeviceSlopes:
+        """Where a backward kernel in this dtype writes, or several, each for pairs of its own."""
+        return DeviceSlopes(self, batch, dtype, n_parts)
 
     @cached_property
     def multiprocessors(self) -> int:

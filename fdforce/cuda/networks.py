@@ -7,13 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fdforce.errors import ConfigError
-
-DESCRIPTORS_THERE = (
-    "atomic_environment_vector", "bispectrum", "chebyshev", "power_spectrum", "symmetry_functions",
-    "weighted_symmetry_functions",
-)  # fmt: skip
-"""Names of the descriptors that have kernels for the GPU."""
+from fdforce.descriptors.features import numbers_of
 
 
 @dataclass
@@ -37,19 +31,9 @@ class DeviceNetworks:
     device : CudaDevice
     model : ElementalNetworks
         Its settings are copied once, its parameters at every call of `upload`.
-
-    Raises
-    ------
-    ConfigError
-        The descriptor has no kernels for the GPU.
     """
 
     def __init__(self, device, model):
-        if model.descriptor.name not in DESCRIPTORS_THERE:
-            raise ConfigError(
-                f"model.descriptor = {model.descriptor.name!r} has no kernels for a GPU yet: take "
-                f'one of {", ".join(DESCRIPTORS_THERE)}, or device = "cpu"'
-            )
         self.device, self.model, self.dtype = device, model, model.dtype
         self.descriptor, table = model.descriptor, device.table
         self.n_parameters, self.scale = len(model.theta), float(model.scale)
@@ -77,8 +61,9 @@ class DeviceNetworks:
         a slope of the energy for every pair; positions and what stands beside them for replicas.
         """
         n_features, units = self.descriptor.n_features, max(self._units)
-        of_replica = 2 * n_features + 2 * units + 40
-        return (1 + n_replicas) * of_replica + 3 * mean_neighbors + 4 * n_features
+        computed = numbers_of(self.descriptor)
+        of_replica = n_features + computed + 2 * units + 40
+        return (1 + n_replicas) * of_replica + 3 * mean_neighbors + 4 * computed
 
     def forward(self, batch, energy=None) -> DeviceState:
         """Energies of a batch, in the array `energy` (S,) where it is given."""

@@ -12,10 +12,11 @@ from fdforce.cuda.data import DeviceData
 from fdforce.cuda.stream import part_of
 from fdforce.data_set import DataSet
 from fdforce.evaluation import Prediction, labels_of
+from fdforce.models.zbl import ZBL, BaselineResult
 
 
 def predict_on_device(model, structures, pairs) -> Prediction:
-    """`fdforce.evaluation.predict` on the current GPU; a baseline is added by the processor.
+    """`fdforce.evaluation.predict` on the current GPU; a calculator as a baseline where it runs.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ def predict_on_device(model, structures, pairs) -> Prediction:
     Raises
     ------
     ConfigError
-        No GPU, no package for it, or a model without kernels for it.
+        No GPU, or no package for it.
     """
     bare = copy.copy(model)
     bare.baseline = None
@@ -44,8 +45,9 @@ def predict_on_device(model, structures, pairs) -> Prediction:
             of_atoms, of_cells = networks.forces(state)
             energy, force = state.energy.copy_to_host(), of_atoms.copy_to_host()
             virial, by_atom = of_cells.copy_to_host(), networks.atom_energies(state)
+            repulsion = _repulsion(model.baseline, batch)
         if model.baseline is not None:
-            fixed = model.baseline.forward(make_batch(structures, pairs, indices))
+            fixed = repulsion or model.baseline.forward(make_batch(structures, pairs, indices))
             energy, force = energy + fixed.energy, force + fixed.forces
             virial, by_atom = virial + fixed.virial, by_atom + fixed.atom_energy
         energies.append(energy)
@@ -58,3 +60,12 @@ def predict_on_device(model, structures, pairs) -> Prediction:
         -np.concatenate(virials) / structures.volumes[:, None, None],
         np.concatenate(atom_energies),
     )
+
+
+def _repulsion(baseline, batch):
+    """What a baseline with kernels for the device adds, on the host; None for any other."""
+    if not isinstance(baseline, ZBL):
+        return None
+    first = np.cumsum(batch.counts) - batch.counts
+    of_atoms = [array.copy_to_host() for array in baseline.of_atoms(batch)]
+    return BaselineResult.of_structures(first, *of_atoms)

@@ -41,6 +41,8 @@ class Descriptor(Protocol):
         Arguments that make an equal descriptor, ready for JSON.
     feature_weight : ndarray, shape (n_features,), optional
         Size that standardised features are given, where not all count alike.
+    n_computed : int, optional
+        Numbers computed for an atom on the way to its features, where these are made of others.
     """
 
     name: str

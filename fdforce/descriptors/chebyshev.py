@@ -146,15 +146,19 @@ class Chebyshev:
 
     def backward(self, batch, d_features, densities, scale):
         """As `Descriptor.backward`."""
+        slopes = batch.device.slopes(batch, np.dtype(d_features.dtype))
+        self._add_slopes(batch, d_features, densities, scale, slopes.arrays)
+        return slopes.totals()
+
+    def _add_slopes(self, batch, d_features, densities, scale, arrays):
         device, dtype = batch.device, np.dtype(d_features.dtype)
-        tables, slopes = self._tables.on(device, dtype), device.slopes(batch, dtype)
+        tables = self._tables.on(device, dtype)
         device.kernels("chebyshev").chebyshev_backward(
             d_features, densities, *batch.pair_arguments,
             tables["constants"], tables["inverse_cutoff"], tables["sine"], tables["cosine"],
             tables["recursion"], tables["norm"], tables["legendre"], tables["spins"],
-            device.cast(scale, dtype), self.radial_order, *slopes.arrays,
+            device.cast(scale, dtype), self.radial_order, *arrays,
         )  # fmt: skip
-        return slopes.totals()
 
     @cached_property
     def _tables(self) -> Tables:

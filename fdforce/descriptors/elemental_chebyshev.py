@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from fdforce.descriptors.chebyshev import Chebyshev
-from fdforce.descriptors.features import check_elements, compute_features, settings_of
+from fdforce.descriptors.features import (
+    Tables,
+    check_elements,
+    compute_features,
+    plain_standardisation,
+    settings_of,
+)
 from fdforce.errors import ConfigError
 
 NUMBERS = {
@@ -114,6 +120,11 @@ class ElementalChebyshev:
         return max(descriptor.n_features for descriptor in self.descriptors)
 
     @property
+    def n_computed(self) -> int:
+        """Features of all elements: on the way, every atom has a row for each."""
+        return sum(descriptor.n_features for descriptor in self.descriptors)
+
+    @property
     def labels(self) -> list[str]:
         """A name for every feature, in order."""
         labels = []
@@ -130,34 +141,28 @@ class ElementalChebyshev:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """Standardised features and what `backward` needs; see `Descriptor`."""
-        features, kept = None, []
+        device, features, kept = batch.device, None, []
+        kernels = device.kernels("elemental")
         for z, descriptor in enumerate(self.descriptors):
-            n, rows = descriptor.n_features, batch.species_rows[z]
-            own = _around(batch, z)
-            part, densities = descriptor.forward(
-                own,
-                np.ascontiguousarray(mean[:, :n]),
-                np.ascontiguousarray(scale[:, :n]),
-                keep=keep,
-            )
+            own, tables = _around(batch, z), descriptor.plain.on(device, mean.dtype)
+            plain, densities = descriptor.forward(own, tables["zero"], tables["one"], keep=keep)
             if features is None:
-                features = np.zeros((batch.n_atoms, self.n_features), part.dtype)
-            features[rows, :n] = part[rows]
-            features[rows, n:] = -mean[z, n:] * scale[z, n:]
-            kept.append(densities)
+                features = device.empty((batch.n_atoms, self.n_features), plain.dtype)
+            kernels.elemental_forward(plain, z, batch.species_start, mean, scale, features)
+            kept.append((own, densities))
         return features, kept if keep else ()
 
     def backward(self, batch, d_features, kept, scale):
         """Derivatives with respect to positions and strain; see `Descriptor`."""
-        d_positions = d_strain = 0
-        for z, (descriptor, densities) in enumerate(zip(self.descriptors, kept)):
-            n = descriptor.n_features
-            by_atom = descriptor.backward(
-                _around(batch, z), np.ascontiguousarray(d_features[:, :n]), densities,
-                np.ascontiguousarray(scale[:, :n]),
-            )  # fmt: skip
-            d_positions, d_strain = d_positions + by_atom[0], d_strain + by_atom[1]
-        return d_positions, d_strain
+        device, dtype = batch.device, d_features.dtype
+        kernels = device.kernels("elemental")
+        slopes = device.slopes(batch, dtype, len(kept))
+        for z, (descriptor, (own, densities)) in enumerate(zip(self.descriptors, kept)):
+            d_plain = device.empty((batch.n_atoms, descriptor.n_features), dtype)
+            kernels.elemental_backward(d_features, z, scale, d_plain)
+            one = descriptor.plain.on(device, dtype)["one"]
+            descriptor._add_slopes(own, d_plain, densities, one, slopes.parts[z])
+        return slopes.totals()
 
 
 def _line(element, table):
@@ -177,12 +182,16 @@ class _Around(Chebyshev):
         order = [self.environment.index(element) for element in self.elements]
         return super().spins[order]
 
+    @cached_property
+    def plain(self) -> Tables:
+        """Mean and scale with which the features are what they are."""
+        return Tables(partial(plain_standardisation, self))
+
 
 def _around(batch, z):
-    """The batch without the neighbours of atoms that are not of species z.
-
-    Such atoms cost next to nothing, and what is computed for them is not used.
-    """
-    n_species = len(batch.species_start) - 1
-    others = np.repeat(batch.species != z, n_species)
-    return replace(batch, row_end=np.where(others, batch.row_begin, batch.row_end))
+    """The batch without the neighbours of atoms that are not of species z."""
+    row_end = batch.device.empty(len(batch.row_end), np.int64)
+    batch.device.kernels("elemental").rows_around(
+        batch.species, batch.row_begin, batch.row_end, z, row_end
+    )
+    return replace(batch, row_end=row_end)

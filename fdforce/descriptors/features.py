@@ -61,6 +61,17 @@ def working_dtype(batch, mean) -> np.dtype:
     return np.dtype(np.complex128) if complex_step else np.dtype(mean.dtype)
 
 
+def numbers_of(descriptor) -> int:
+    """Numbers computed for an atom on the way to its features, about."""
+    return getattr(descriptor, "n_computed", descriptor.n_features)
+
+
+def plain_standardisation(descriptor) -> dict:
+    """Mean and scale, ``zero`` and ``one``, with which features are what they are, for `Tables`."""
+    shape = len(descriptor.elements), descriptor.n_features
+    return {"zero": np.zeros(shape), "one": np.ones(shape)}
+
+
 class Tables:
     """Constants of a descriptor, made once and kept for every dtype and device they are asked in.
 

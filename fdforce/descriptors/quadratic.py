@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
+
 import numpy as np
 
-from fdforce.descriptors.features import compute_features
+from fdforce.descriptors.features import Tables, compute_features, numbers_of, plain_standardisation
 
 
 class Quadratic:
@@ -25,7 +27,6 @@ class Quadratic:
         self.descriptor = descriptor
         n = descriptor.n_features
         self._first, self._second = np.triu_indices(n)
-        self._factor = np.where(self._first == self._second, 0.5, 1.0)
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -47,6 +48,11 @@ class Quadratic:
         return plain + [f"{plain[k]} * {plain[l]}" for k, l in zip(self._first, self._second)]
 
     @property
+    def n_computed(self) -> int:
+        """Those of G, and the features."""
+        return numbers_of(self.descriptor) + self.n_features
+
+    @property
     def settings(self) -> dict:
         """The descriptor of G by name and settings."""
         return {"of": {"name": self.descriptor.name, **self.descriptor.settings}}
@@ -65,28 +71,36 @@ class Quadratic:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """Features ``(G - mean) * scale`` and what `backward` needs; see `Descriptor`."""
-        n = self.descriptor.n_features
-        zero = np.zeros((len(self.elements), n), mean.dtype)
-        plain, kept = self.descriptor.forward(batch, zero, zero + 1, keep=keep)
-        products = plain[:, self._first] * plain[:, self._second]
-        products *= self._factor.astype(mean.dtype)
-        features = np.concatenate([plain, products], axis=1)
-        for z, rows in enumerate(batch.species_rows):
-            features[rows] -= mean[z]
-            features[rows] *= scale[z]
+        device, tables = batch.device, self._tables.on(batch.device, mean.dtype)
+        plain, kept = self.descriptor.forward(batch, tables["zero"], tables["one"], keep=keep)
+        features = device.empty((batch.n_atoms, self.n_features), plain.dtype)
+        device.kernels("quadratic").quadratic_forward(
+            plain, tables["first"], tables["second"], tables["factor"], batch.species_start,
+            mean, scale, features,
+        )  # fmt: skip
         return features, (plain, kept) if keep else ()
 
     def backward(self, batch, d_features, kept, scale):
         """Derivatives with respect to positions and strain; see `Descriptor`."""
-        n = self.descriptor.n_features
+        device, tables = batch.device, self._tables.on(batch.device, d_features.dtype)
         plain, kept = kept
-        d_features = d_features.copy()
-        for z, rows in enumerate(batch.species_rows):
-            d_features[rows] *= scale[z]
-        d_products = d_features[:, n:] * self._factor.astype(d_features.dtype)
-        matrix = np.zeros((len(plain), n, n), d_features.dtype)
-        matrix[:, self._first, self._second] = d_products
-        d_plain = d_features[:, :n] + np.einsum("akl,al->ak", matrix, plain)
-        d_plain += np.einsum("akl,ak->al", matrix, plain)
-        one = np.ones((len(self.elements), n), scale.dtype)
-        return self.descriptor.backward(batch, d_plain, kept, one)
+        d_plain = device.empty(plain.shape, d_features.dtype)
+        device.kernels("quadratic").quadratic_backward(
+            d_features, plain, tables["first"], tables["second"], tables["factor"],
+            batch.species_start, scale, d_plain,
+        )  # fmt: skip
+        return self.descriptor.backward(batch, d_plain, kept, tables["one"])
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(partial(_make_tables, self), short=("first", "second"))
+
+
+def _make_tables(quadratic):
+    first, second = quadratic._first, quadratic._second
+    return {
+        "first": first,
+        "second": second,
+        "factor": np.where(first == second, 0.5, 1.0),
+        **plain_standardisation(quadratic.descriptor),
+    }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
+
 import numpy as np
 
-from fdforce.descriptors.features import compute_features
+from fdforce.descriptors.features import Tables, compute_features, numbers_of, plain_standardisation
 
 
 class Reduced:
@@ -51,6 +53,11 @@ class Reduced:
         return self.matrix.shape[1]
 
     @property
+    def n_computed(self) -> int:
+        """Those of G, and the features."""
+        return numbers_of(self.descriptor) + self.n_features
+
+    @property
     def settings(self) -> dict:
         """The descriptor of G by name and settings, the matrix and the labels."""
         return {
@@ -65,19 +72,29 @@ class Reduced:
 
     def forward(self, batch, mean, scale, *, keep=True):
         """Features ``(G matrix - mean) * scale`` and what `backward` needs; see `Descriptor`."""
-        zero = np.zeros((len(self.elements), self.descriptor.n_features), mean.dtype)
-        plain, kept = self.descriptor.forward(batch, zero, zero + 1, keep=keep)
-        features = plain @ self.matrix.astype(mean.dtype)
-        for z, rows in enumerate(batch.species_rows):
-            features[rows] -= mean[z]
-            features[rows] *= scale[z]
+        device, tables = batch.device, self._tables.on(batch.device, mean.dtype)
+        plain, kept = self.descriptor.forward(batch, tables["zero"], tables["one"], keep=keep)
+        features = device.empty((batch.n_atoms, self.n_features), plain.dtype)
+        device.kernels("reduced").reduced_forward(
+            plain, tables["matrix"], batch.species_start, mean, scale, features
+        )
         return features, kept
 
     def backward(self, batch, d_features, kept, scale):
         """Derivatives with respect to positions and strain; see `Descriptor`."""
-        d_features = d_features.copy()
-        for z, rows in enumerate(batch.species_rows):
-            d_features[rows] *= scale[z]
-        d_plain = np.ascontiguousarray(d_features @ self.matrix.T.astype(d_features.dtype))
-        one = np.ones((len(self.elements), self.descriptor.n_features), scale.dtype)
-        return self.descriptor.backward(batch, d_plain, kept, one)
+        device, dtype = batch.device, d_features.dtype
+        tables = self._tables.on(device, dtype)
+        d_plain = device.empty((batch.n_atoms, self.descriptor.n_features), dtype)
+        device.kernels("reduced").reduced_backward(
+            d_features, tables["matrix"], batch.species_start, scale,
+            device.empty(d_features.shape, dtype), d_plain,
+        )  # fmt: skip
+        return self.descriptor.backward(batch, d_plain, kept, tables["one"])
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(partial(_make_tables, self))
+
+
+def _make_tables(reduced):
+    return {"matrix": reduced.matrix, **plain_standardisation(reduced.descriptor)}

@@ -50,28 +50,21 @@ class LossTerms:
     errors: dict
 
     @classmethod
-    def reduced(cls, terms, shares, places) -> LossTerms:
-        """Terms of a batch from those of its parts; see `fdforce.gradient.reduce_gradient`.
+    def reduced(cls, terms, shares, joined) -> LossTerms:
+        """Terms of a batch from those of its parts, which have these shares of its structures.
 
-        Directions and strains are left out.
+        ``joined(parts)`` puts numbers of structures in their places. Directions and strains are
+        left out.
         """
         return cls(
             value=sum(w * part.value for w, part in zip(shares, terms)),
             parts=sum(w * part.parts for w, part in zip(shares, terms)),
-            force_loss=in_place([part.force_loss for part in terms], shares, places),
-            d_energy=in_place([part.d_energy for part in terms], shares, places),
+            force_loss=joined([w * part.force_loss for w, part in zip(shares, terms)]),
+            d_energy=joined([w * part.d_energy for w, part in zip(shares, terms)]),
             d_forces=None,
             d_virial=None,
             errors={name: sum(part.errors[name] for part in terms) for name in terms[0].errors},
         )
-
-
-def in_place(parts, shares, places):
-    """Numbers of structures (S,) from those of parts, times their shares, and their places."""
-    whole = np.empty(sum(map(len, places)))
-    for part, share, place in zip(parts, shares, places, strict=True):
-        whole[place] = share * part
-    return whole
 
 
 def error_of(prediction, label):

@@ -39,6 +39,17 @@ class BaselineResult:
     forces: np.ndarray
     virial: np.ndarray
 
+    @classmethod
+    def of_structures(cls, first, atom_energy, forces, strain) -> BaselineResult:
+        """From what `ZBL.of_atoms` gives, and the first atom of each structure."""
+        virial = np.add.reduceat(strain, first, axis=0)
+        return cls(
+            np.add.reduceat(atom_energy, first),
+            atom_energy,
+            forces,
+            virial[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]],
+        )
+
 
 class ZBL:
     """Screened nuclear repulsion between close atoms.
@@ -89,25 +100,26 @@ class ZBL:
 
     def forward(self, batch) -> BaselineResult:
         """Energy, forces and virial of a batch."""
-        from fdforce.kernels.cpu.zbl import zbl_forward
+        return BaselineResult.of_structures(batch.offsets[:-1], *self.of_atoms(batch))
 
-        dtype = batch.positions.dtype
-        atom_energy = np.zeros(batch.n_atoms, dtype)
-        forces = np.zeros((batch.n_atoms, 3), dtype)
-        strain = np.zeros((batch.n_atoms, 6), dtype)
-        zbl_forward(
-            batch.positions, batch.cells, batch.structure, batch.species, batch.offsets,
-            batch.row_begin, batch.row_end, batch.neighbor, batch.shift, batch.n_replicas,
-            self._prefactor, self._inverse_length, self.inner, self.outer, *self._shift, batch.skin,
-            atom_energy, forces, strain,
+    def of_atoms(self, batch) -> tuple:
+        """Energies (n_atoms,), forces (n_atoms, 3) and shares of the virial (n_atoms, 6).
+
+        Arrays of the device of the batch; virials in Voigt order xx yy zz yz xz xy.
+        """
+        device, dtype = batch.device, batch.positions.dtype
+        tables = (
+            self._prefactor, self._inverse_length, self.inner, self.outer, *self._shift
         )  # fmt: skip
-        virial = np.add.reduceat(strain, batch.offsets[:-1], axis=0)
-        return BaselineResult(
-            np.add.reduceat(atom_energy, batch.offsets[:-1]),
-            atom_energy,
-            forces,
-            virial[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]],
+        outputs = tuple(
+            device.zeros(shape, dtype)
+            for shape in (batch.n_atoms, (batch.n_atoms, 3), (batch.n_atoms, 6))
         )
+        device.kernels("zbl").zbl_forward(
+            *batch.pair_arguments[:9], batch.n_replicas,
+            *(device.table(table, np.float64) for table in tables), batch.skin, *outputs,
+        )  # fmt: skip
+        return outputs
 
 
 class LammpsZBL(ZBL):

@@ -112,14 +112,14 @@ def device_of(multiprocessors):
 
 
 def run_steps(dtype):
-    """Steps, errors and predictions of every descriptor, with its default settings."""
+    """Steps, errors and predictions of every descriptor, with its default settings, and of maps."""
     from fdforce.config import OptimizerConfig
     from fdforce.cuda import adam, prediction
     from fdforce.cuda import computation as computations
-    from fdforce.cuda.networks import DESCRIPTORS_THERE
-    from fdforce.descriptors import DESCRIPTORS
+    from fdforce.descriptors import DESCRIPTORS, Quadratic, Reduced
     from fdforce.losses import make_loss
     from fdforce.models import ElementalNetworks
+    from fdforce.models.zbl import ZBL
     from fdforce.optimizers.adam import init
     from tests.cuda.on_device import data_of
     from tests.systems import SYSTEMS
@@ -127,8 +127,12 @@ def run_steps(dtype):
     computations.find_device = device_of(multiprocessors=2)
     frames = [SYSTEMS[name]() for name in ("dimer", "single_atom", "thin_triclinic")]
     loss = make_loss("squared", energy_weight=1.0, stress_weight=1.0, mean_atoms=2.5)
-    for name in DESCRIPTORS_THERE:
-        model = ElementalNetworks(DESCRIPTORS[name](("Ti", "O")), (4, 3), "tanh", dtype=dtype)
+    elements = "Ti", "O"
+    descriptors = [descriptor(elements) for descriptor in DESCRIPTORS.values()]
+    plain = DESCRIPTORS["chebyshev"](elements)
+    for descriptor in (*descriptors, Quadratic(plain), Reduced.choice(plain, [3, 1])):
+        model = ElementalNetworks(descriptor, (4, 3), "tanh", dtype=dtype)
+        model.baseline = ZBL(elements, [[2.5, 1.5], [1.5, 2.0]])  # with tables of no numbers
         data = data_of(frames, model.elements, model.descriptor.cutoff)
         computation = computations.DeviceComputation(model)
         # the second step has the memory of the first

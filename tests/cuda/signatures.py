@@ -103,6 +103,27 @@ SIGNATURES = {
         array(f, 2), *PAIRS, PAIR_OFFSET, PLACE, *_symmetry_function_tables(f), array(f, 2),
         I64, I64, I64, I64, array(f, 2),
     )),
+    "quadratic_forward": ("quadratic", "_forward_kernel", lambda f: (
+        array(f, 2), *[array(types.uint16, 1)] * 2, array(f, 1), INDICES, *[array(f, 2)] * 3,
+    )),
+    "quadratic_backward": ("quadratic", "_backward_kernel", lambda f: (
+        array(f, 2), array(f, 2), INDICES, array(f, 2), array(f, 2),
+    )),
+    "reduced_forward": ("reduced", "_forward_kernel", lambda f: (
+        array(f, 1), I64, array(f, 1), INDICES, *[array(f, 2)] * 3,
+    )),
+    "reduced_backward": ("reduced", "_backward_kernel", lambda f: (
+        array(f, 2), array(f, 1), INDICES, array(f, 2), array(f, 1), array(f, 2),
+    )),
+    "rows_around": ("elemental", "_around_kernel", lambda f: (
+        PAIRS[3], INDICES, INDICES, I64, INDICES,
+    )),
+    "elemental_forward": ("elemental", "_forward_kernel", lambda f: (
+        array(f, 2), I64, INDICES, *[array(f, 2)] * 3,
+    )),
+    "elemental_backward": ("elemental", "_backward_kernel", lambda f: (
+        array(f, 2), I64, array(f, 2), array(f, 2),
+    )),
     "zbl_forward": ("zbl", "_forward_kernel", lambda f: (
         *PAIRS, *[ROWS] * 7, F64, DOUBLES, ROWS, ROWS,
     )),

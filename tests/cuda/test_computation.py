@@ -15,12 +15,10 @@ from fdforce.cuda.gradient import Packed
 from fdforce.cuda.networks import DeviceNetworks
 from fdforce.cuda.prediction import predict_on_device
 from fdforce.cuda.stream import Stream, part_of
-from fdforce.descriptors import Chebyshev, Quadratic
-from fdforce.errors import ConfigError, FdforceError
+from fdforce.errors import FdforceError
 from fdforce.evaluation import predict
 from fdforce.kernels.cuda import runtime
 from fdforce.mixed_batches import with_force_labels
-from fdforce.models import ElementalNetworks
 from fdforce.models.zbl import LammpsZBL
 from fdforce.optimizers import adam
 from tests.checks import relative
@@ -314,9 +312,3 @@ def test_predictions_with_a_baseline(monkeypatch):
         np.testing.assert_allclose(getattr(found, name), values, rtol=1e-11, atol=1e-11)
     model.baseline = None
     model.reference_energies = np.zeros(2)
-
-
-def test_what_has_no_kernels_is_refused_by_name():
-    model = ElementalNetworks(Quadratic(Chebyshev(("Cu",), radial_order=1, angular_order=0)), (2,))
-    with pytest.raises(ConfigError, match="'quadratic' has no kernels for a GPU yet"):
-        DeviceComputation(model, device=DEVICE)

@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from fdforce.cuda.networks import DESCRIPTORS_THERE, DeviceNetworks
 from fdforce.data_set import DataSet
 from fdforce.descriptors import Bispectrum, Chebyshev
 from fdforce.errors import ConfigError, FdforceError
@@ -18,7 +16,7 @@ from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
 from fdforce.structures import read_structures
 from tests.checks import EPS, EPS_32, relative
-from tests.cuda.on_device import DEVICE, gradient_on_device
+from tests.cuda.on_device import gradient_on_device
 from tests.systems import SYSTEMS
 
 NAMES = ["left_handed", "dimer", "single_atom", "thin_triclinic", "dimer"]
@@ -197,6 +195,3 @@ def test_what_a_device_cannot_do_is_said():
         gradient(ORDER, loss, epsilon=EPSILON, stencil="complex")
     with pytest.raises(FdforceError, match=r"changes distances by up to 0\.06 Å.*skin of 0\.05"):
         gradient(ORDER, loss, epsilon=0.02)
-    unknown = SimpleNamespace(descriptor=SimpleNamespace(name="other"))
-    with pytest.raises(ConfigError, match="'other' has no kernels.*" + DESCRIPTORS_THERE[0]):
-        DeviceNetworks(DEVICE, unknown)
