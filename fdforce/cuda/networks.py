@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fdforce.descriptors.features import numbers_of
+from fdforce.errors import ConfigError
 
 
 @dataclass
@@ -31,9 +32,19 @@ class DeviceNetworks:
     device : CudaDevice
     model : ElementalNetworks
         Its settings are copied once, its parameters at every call of `upload`.
+
+    Raises
+    ------
+    ConfigError
+        The descriptor has no kernels for a GPU.
     """
 
     def __init__(self, device, model):
+        if not getattr(model.descriptor, "on_gpu", False):
+            raise ConfigError(
+                f"model.descriptor = {model.descriptor.name!r} has no kernels for a GPU: take "
+                'device = "cpu" (docs/add_a_descriptor.md says what it would need)'
+            )
         self.device, self.model, self.dtype = device, model, model.dtype
         self.descriptor, table = model.descriptor, device.table
         self.n_parameters, self.scale = len(model.theta), float(model.scale)

@@ -43,6 +43,9 @@ class Descriptor(Protocol):
         Size that standardised features are given, where not all count alike.
     n_computed : int, optional
         Numbers computed for an atom on the way to its features, where these are made of others.
+    on_gpu : bool, optional
+        Whether its kernels have twins for a GPU, and it takes arrays and kernels from
+        ``batch.device``.
     """
 
     name: str

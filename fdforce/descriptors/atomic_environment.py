@@ -81,6 +81,7 @@ class AtomicEnvironmentVector:
     """
 
     name = "atomic_environment_vector"
+    on_gpu = True
     setting_help = {
         "radial_cutoff": "reach of the radial functions (Å)",
         "radial_eta": "sharpness of the radial functions (1/Å²)",

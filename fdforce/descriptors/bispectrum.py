@@ -84,6 +84,7 @@ class Bispectrum:
     """
 
     name = "bispectrum"
+    on_gpu = True
     setting_help = {
         "twojmax": "twice the highest angular momentum",
         "rcutfac": "the cutoff of a pair is rcutfac (radelem_i + radelem_j) (Å)",

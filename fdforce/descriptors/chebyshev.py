@@ -49,6 +49,7 @@ class Chebyshev:
     """
 
     name = "chebyshev"
+    on_gpu = True
     setting_help = {
         "radial_cutoff": "reach of the radial descriptors (Å)",
         "radial_order": "highest order of the radial descriptors",

@@ -50,6 +50,7 @@ class ElementalChebyshev:
     """
 
     name = "elemental_chebyshev"
+    on_gpu = True
     setting_help = {
         "setups": "a line for each central element: El radial_cutoff= radial_order= "
         "angular_cutoff= angular_order= environment=; [] = the defaults of chebyshev",

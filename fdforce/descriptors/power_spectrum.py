@@ -78,6 +78,7 @@ class PowerSpectrum:
     """
 
     name = "power_spectrum"
+    on_gpu = True
     setting_help = {
         "cutoff": "reach of the density (Å)",
         "radial_order": "highest order n of the radial functions",

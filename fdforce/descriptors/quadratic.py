@@ -29,6 +29,10 @@ class Quadratic:
         self._first, self._second = np.triu_indices(n)
 
     @property
+    def on_gpu(self) -> bool:
+        return getattr(self.descriptor, "on_gpu", False)
+
+    @property
     def elements(self) -> tuple[str, ...]:
         return self.descriptor.elements
 

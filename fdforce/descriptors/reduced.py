@@ -40,6 +40,10 @@ class Reduced:
         return cls(descriptor, matrix, [descriptor.labels[k] for k in columns])
 
     @property
+    def on_gpu(self) -> bool:
+        return getattr(self.descriptor, "on_gpu", False)
+
+    @property
     def elements(self) -> tuple[str, ...]:
         return self.descriptor.elements
 

@@ -107,6 +107,7 @@ class SymmetryFunctions:
     """
 
     name = "symmetry_functions"
+    on_gpu = True
     setting_help = {
         "functions": 'lines of n2p2\'s symfunction_short in Å, or "auto"',
         "cutoff_type": "n2p2's number of the cutoff function, 0 to 8",

@@ -59,6 +59,7 @@ class WeightedSymmetryFunctions:
     """
 
     name = "weighted_symmetry_functions"
+    on_gpu = True
     setting_help = {
         "cutoff": "reach of the descriptors (Å)",
         "n_radial": "radial Gaussians",

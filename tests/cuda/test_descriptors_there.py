@@ -7,6 +7,7 @@ import pytest
 
 from fdforce.cuda.networks import DeviceNetworks
 from fdforce.descriptors import DESCRIPTORS, Chebyshev, Quadratic, Reduced
+from fdforce.errors import ConfigError
 from fdforce.models import ElementalNetworks
 from tests.cuda.on_device import DEVICE, both
 from tests.systems import SYSTEMS
@@ -30,3 +31,14 @@ def test_a_model_is_copied_without_what_is_on_the_device(descriptor):
     assert b"devicearray" not in packed
     copied = DeviceNetworks(DEVICE, pickle.loads(packed))
     assert np.array_equal(copied.forward(batch).energy.copy_to_host(), found)
+
+
+def test_a_descriptor_without_kernels_is_refused():
+    class OwnFeatures(Chebyshev):
+        name = "own"
+        on_gpu = False
+
+    for descriptor in (OwnFeatures(ELEMENTS), Quadratic(OwnFeatures(ELEMENTS))):
+        model = ElementalNetworks(descriptor, (2,), "tanh")
+        with pytest.raises(ConfigError, match='no kernels for a GPU: take device = "cpu"'):
+            DeviceNetworks(DEVICE, model)
