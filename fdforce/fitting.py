@@ -76,6 +76,9 @@ RESUMABLE = (
 """Keys that a resumed run may change."""
 
 
+FEW_ATOMS = 1000
+"""Of a batch, with which the launches of a step take longer than what they launch."""
+
 TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
 """optimizer.name -> class, for methods that take more than one gradient per batch."""
 
@@ -252,6 +255,7 @@ class _Run:
             moderate(bare, chosen, config)
             self.model.theta = bare.theta.copy()
         trainer = trainer_for(config)
+        self._mind_small_batches(config, train_set.structures)
         if checkpoint is None and config.training.pretraining:
             self.model.theta = bare.theta = pretrained(
                 trainer, bare, train_set, config, threads=threads, log=self.log
@@ -262,6 +266,15 @@ class _Run:
         )  # fmt: skip
         if checkpoint is not None:
             self._resume(checkpoint)
+
+    def _mind_small_batches(self, config, structures):
+        batch_size = config.optimizer.batch_size
+        atoms = batch_size * structures.n_atoms / len(structures)
+        if config.training.device == "cuda" and atoms < FEW_ATOMS and batch_size < len(structures):
+            self.log(
+                f"batches of {atoms:.0f} atoms are small for a GPU: adamw with a larger "
+                "optimizer.batch_size suits it better"
+            )
 
     def log(self, line: str) -> None:
         """Show a line, and keep it for log.txt once the run directory exists."""

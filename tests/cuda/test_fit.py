@@ -55,14 +55,17 @@ def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
     settings = copy.deepcopy(CASES[case])
     settings["optimizer"]["batch_size"] = 2
     file = folder / ("forces.extxyz" if "some_forces" in case else "stresses.extxyz")
+    lines = {"cpu": [], "cuda": []}
     results = [
         fdforce.fit(
             train=[str(file)], valid=0.3, test=0.0, epochs=2, out=tmp_path / device, device=device,
             descriptor="chebyshev", radial_cutoff=3.0, angular_cutoff=2.8, radial_order=3,
-            angular_order=2, hidden=[3], epsilon=1e-4, log=lambda line: None, **settings,
+            angular_order=2, hidden=[3], epsilon=1e-4, log=lines[device].append, **settings,
         )
         for device in ("cpu", "cuda")
     ]  # fmt: skip
+    note = "batches of 4 atoms are small for a GPU"
+    assert [any(note in line for line in lines[device]) for device in lines] == [False, True]
     host, device = results
     size = np.abs(host.model.theta).max()
     assert np.abs(device.model.theta - host.model.theta).max() < TOLERANCE * size
