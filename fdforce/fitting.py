@@ -77,7 +77,7 @@ RESUMABLE = (
 
 
 FEW_ATOMS = 1000
-"""Of a batch, with which the launches of a step take longer than what they launch."""
+"""Of a batch: below, launching a step is expected to take longer than computing it."""
 
 TRAINERS = {"kalman": KalmanTrainer, "lbfgs": FullBatchTrainer, "least_squares": DirectFit}
 """optimizer.name -> class, for methods that take more than one gradient per batch."""
@@ -272,8 +272,8 @@ class _Run:
         atoms = batch_size * structures.n_atoms / len(structures)
         if config.training.device == "cuda" and atoms < FEW_ATOMS and batch_size < len(structures):
             self.log(
-                f"batches of {atoms:.0f} atoms are small for a GPU: adamw with a larger "
-                "optimizer.batch_size suits it better"
+                f"batches of {atoms:.0f} atoms are small for a GPU: it would rather have a larger "
+                'optimizer.batch_size and optimizer.name = "adamw" (docs/gpu.md)'
             )
 
     def log(self, line: str) -> None:

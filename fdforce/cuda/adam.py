@@ -27,8 +27,6 @@ class DeviceAdam:
     ----------
     working : device array, shape (P,)
         The parameters as the networks take them.
-    squares : device array, shape (BLOCKS,)
-        Parts of the squared norm of the gradient.
     is_finite : bool
         Whether all numbers of the gradient are finite, as far as has come to the host.
     """
@@ -40,14 +38,17 @@ class DeviceAdam:
         self._mean, self._square = (table(state[name], np.float64) for name in ("mean", "square"))
         self._frozen, self.working = table(frozen, np.bool_), table(theta, dtype)
         self._total = table(np.zeros(len(theta)), np.float64)
-        self.squares, self._first = table(np.zeros(BLOCKS), np.float64), True
+        self._squares, self._first = table(np.zeros(BLOCKS), np.float64), True
         self.is_finite = True
 
-    def take(self, gradient, share: float) -> None:
-        """Add the gradient (P,) of a part of a batch, which has this share of its structures."""
+    def take(self, gradient, share: float, squares) -> None:
+        """Add the gradient (P,) of a part of a batch, which has this share of its structures.
+
+        Parts of the squared norm of all so far go to `squares` (BLOCKS,), for the host.
+        """
         self._kernels.take(
             gradient, float(share), self._first, self._frozen, float(self.settings.l2),
-            self._theta, self._total, self.squares,
+            self._theta, self._total, self._squares, squares,
         )  # fmt: skip
         self._first = False
 
@@ -60,7 +61,7 @@ class DeviceAdam:
         settings = self.settings
         self._step += 1
         self._kernels.update(
-            self._total, self.squares, self._frozen, float(rate), float(settings.weight_decay),
+            self._total, self._squares, self._frozen, float(rate), float(settings.weight_decay),
             float(settings.l2), float(settings.gradient_clip), settings.beta1, settings.beta2,
             1 - settings.beta1**self._step, 1 - settings.beta2**self._step, float(divisor),
             self._theta, self._mean, self._square, self._average, self.working,

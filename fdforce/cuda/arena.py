@@ -7,6 +7,7 @@ launches run in order, so none still needs the old contents by then.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ ALIGNMENT = 256
 """Bytes. What an allocation of its own would have, and what wide loads need."""
 
 
-def part_of(block, first: int, shape: tuple, dtype):
+def cut(block, first: int, shape: tuple, dtype):
     """Some bytes of a block as an array; any array of uint8 can be cut so."""
     n_bytes = math.prod(shape) * dtype.itemsize
     return block[first : first + n_bytes].view(dtype).reshape(*shape)
@@ -30,10 +31,10 @@ class Arena:
     allocate : callable
         ``allocate(n_bytes)`` returns an array of so many uint8.
     part : callable
-        A quicker `part_of` for these blocks.
+        A quicker `cut` for these blocks.
     """
 
-    def __init__(self, allocate, part=part_of):
+    def __init__(self, allocate, part=cut):
         self._allocate, self._part = allocate, part
         self._blocks, self._used, self._total = [], 0, 0
 
@@ -52,12 +53,19 @@ class Arena:
         """A block with room for so many bytes, and where that begins."""
         room = -(-n_bytes // ALIGNMENT) * ALIGNMENT
         if not self._blocks or self._used + room > self._blocks[-1].size:
-            self._blocks.append(self._allocate(max(room, self.size, ALIGNMENT)))
+            self._blocks.append(self._grow(max(room, ALIGNMENT)))
             self._used = 0
         first = self._used
         self._used += room
         self._total += room
         return self._blocks[-1], first
+
+    def _grow(self, room):
+        """As much again as there is, so that few steps allocate; or what is needed."""
+        if self.size > room:
+            with contextlib.suppress(Exception):  # most likely it is too much
+                return self._allocate(self.size)
+        return self._allocate(room)
 
     def reset(self) -> None:
         """Begin a step: all of it is free. What was several blocks becomes one."""
@@ -97,7 +105,7 @@ class Staging(Arena):
         As for `Arena`, of a block on the device.
     """
 
-    def __init__(self, allocate, copy, part=part_of):
+    def __init__(self, allocate, copy, part=cut):
         super().__init__(allocate, part)
         self._copy, self._waiting = copy, []
 
@@ -105,7 +113,7 @@ class Staging(Arena):
         """An array of the device that has these contents after the next `send`."""
         array, dtype = np.asarray(array), np.dtype(dtype)
         block, first = self._place(array.size * dtype.itemsize)
-        part_of(block.here, first, array.shape, dtype)[...] = array
+        cut(block.here, first, array.shape, dtype)[...] = array
         if not self._waiting or self._waiting[-1][0] is not block:
             self._waiting.append([block, first, first])
         self._waiting[-1][2] = self._used
@@ -114,9 +122,7 @@ class Staging(Arena):
     def send(self) -> None:
         """Queue the copies of all that was added since the last call."""
         for block, first, end in self._waiting:
-            self._copy(
-                *(part_of(half, first, (end - first,), np.dtype(np.uint8)) for half in block)
-            )
+            self._copy(block.there[first:end], block.here[first:end])
         self._waiting.clear()
 
     @property

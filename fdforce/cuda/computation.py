@@ -7,6 +7,7 @@ copied when its turn comes. A batch that does not fit is cut, and its parts are 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 
@@ -20,7 +21,7 @@ from fdforce.cuda.stream import Stream
 from fdforce.errors import FdforceError
 from fdforce.evaluation import groups
 from fdforce.gradient import reduce_gradient
-from fdforce.losses import RMSELoss
+from fdforce.losses import LossTerms, RMSELoss
 from fdforce.mixed_batches import with_force_labels
 
 DATA_SHARE = 0.5
@@ -93,21 +94,20 @@ class DeviceComputation:
         FdforceError
             One structure is too large for the device.
         """
-        indices, options = np.asarray(indices), {**options, "stencil": stencil}
-        place, parts = self._place_of(data), self._parts(data, indices, loss)
+        indices, home = np.asarray(indices), self._home_of(data)
+        parts = self._parts(data, indices, loss)
         if len(parts) == 1:
             if self._fits(data, indices, stencil) or len(indices) == 1:
-                if last and self._expected is not None and isinstance(place, Stream):
-                    options["meanwhile"] = partial(self._prepare, place, data, loss, stencil)
-                try:
-                    placed, numbers = self._placed(data, indices)
+                meanwhile = None
+                if last and self._expected is not None and isinstance(home, Stream):
+                    meanwhile = partial(self._prepare, home, data, loss, stencil)
+                with self._noting_that_it_is_too_much(data, indices):
+                    placed, numbers = self._on_device(data, indices)
                     moves = bool(self._moves(data)[indices].any())
-                    steps = DeviceGradient(self.networks, placed)
-                    return steps(numbers, loss, moves=moves, share=share, **options)
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-                    self._note(data, indices)
+                    return DeviceGradient(self.networks, placed)(
+                        numbers, loss, stencil=stencil, moves=moves, share=share,
+                        meanwhile=meanwhile, **options,
+                    )  # fmt: skip
             if isinstance(loss, RMSELoss):
                 raise FdforceError(
                     "loss.kind = 'rmse' is no sum over structures, and a batch of "
@@ -117,7 +117,7 @@ class DeviceComputation:
             parts = np.array_split(np.arange(len(indices)), 2)
         steps = [
             self.gradient(
-                data, indices[part], loss, share=share * len(part) / len(indices),
+                data, indices[part], loss, stencil=stencil, share=share * len(part) / len(indices),
                 last=last and number == len(parts) - 1, **options,
             )
             for number, part in enumerate(parts)
@@ -150,50 +150,73 @@ class DeviceComputation:
         if self._fits(data, indices, stencil):
             stream.prepare(data, indices)
 
-    def _note(self, data, indices):
-        """Remember that so many atoms were too many."""
-        atoms = int(data.structures.counts[indices].sum())
-        if len(indices) == 1:
-            raise FdforceError(
-                f"{data.structures.labels[indices[0]]}: {atoms} atoms do not fit on the device; "
-                'take device = "cpu"'
-            ) from None
-        self._most_atoms = atoms // 2
-        self.log(
-            f"the device has no memory for a batch of {atoms} atoms: from now on in parts of "
-            f"{self._most_atoms}"
-        )
+    @contextlib.contextmanager
+    def _noting_that_it_is_too_much(self, data, indices) -> Iterator[None]:
+        """Context that ends early where memory runs out, which is remembered.
+
+        Raises
+        ------
+        FdforceError
+            It ran out with one structure.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            atoms = int(data.structures.counts[indices].sum())
+            if len(indices) == 1:
+                raise FdforceError(
+                    f"{data.structures.labels[indices[0]]}: {atoms} atoms do not fit on the "
+                    'device; take device = "cpu"'
+                ) from None
+            self._most_atoms = atoms // 2
+            self.log(
+                f"the device has no memory for a batch of {atoms} atoms: from now on in parts of "
+                f"{self._most_atoms}"
+            )
 
     def terms(self, data, indices, loss):
         """`LossTerms` of some structures of a data set, with value and errors alone."""
-        placed, numbers = self._placed(data, indices)
-        return DeviceGradient(self.networks, placed).terms(numbers, loss)
+        indices = np.asarray(indices)
+        with self._noting_that_it_is_too_much(data, indices):
+            placed, numbers = self._on_device(data, indices)
+            return DeviceGradient(self.networks, placed).terms(numbers, loss)
+        halves = np.array_split(indices, 2)
+        terms = [self.terms(data, half, loss) for half in halves]
+        return LossTerms.reduced(terms, [len(half) / len(indices) for half in halves], None)
 
-    def _placed(self, data, indices):
+    def _on_device(self, data, indices):
         """The data set on the device, or these structures of it; and their numbers there."""
-        place = self._place_of(data)
-        if isinstance(place, Stream):
-            return place.batch(data, indices), np.arange(len(indices))
-        place.relabel(data)
-        return place, indices
+        home = self._home_of(data)
+        if isinstance(home, Stream):
+            return home.batch(data, indices), np.arange(len(indices))
+        home.relabel(data)
+        return home, indices
 
-    def _place_of(self, data):
+    def _home_of(self, data):
         """`DeviceData` or `Stream` of the structures of a data set."""
         key = id(data.structures)
         if key not in self._kept:
             # the structures are kept too, so that no others get their id
-            self._kept[key] = data.structures, self._find_place(data)
+            self._kept[key] = data.structures, self._find_home(data)
         return self._kept[key][1]
 
-    def _find_place(self, data):
+    def _find_home(self, data):
         size = DeviceData.bytes_of(data)
         if self._resident + size <= DATA_SHARE * self._memory:
-            self._resident += size
-            return DeviceData(self.device, data)
+            try:
+                found = DeviceData(self.device, data)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            else:
+                self._resident += size
+                return found
         self.log(
             f"{len(data)} structures with their pairs take {size / 1e9:.1f} GB, more than the "
             "device has to spare: every batch is copied when its turn comes"
         )
         # the present batch and the next
-        self._streamed = max(self._streamed, 2 * size / data.structures.n_atoms)
+        self._streamed += 2 * size / data.structures.n_atoms
         return Stream(self.device, len(data))

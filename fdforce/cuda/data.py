@@ -76,7 +76,7 @@ class DeviceData:
         """Memory that a data set would take on the device."""
         atoms, pairs = data.structures.n_atoms, data.pairs
         n_pairs = pairs.mean_neighbors * atoms
-        return int(atoms * (24 + 24 + 12 + 8 * pairs.n_species) + n_pairs * (4 + 6 + 8))
+        return int(atoms * (24 + 24 + 20 + 8 * pairs.n_species) + n_pairs * (4 + 6 + 8))
 
     def relabel(self, data) -> None:
         """Take the labels of a data set of the same structures."""

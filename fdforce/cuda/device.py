@@ -96,14 +96,15 @@ class Memory:
     Parameters
     ----------
     device : CudaDevice
+        Not kept, so that the blocks go when their owner does.
     """
 
     def __init__(self, device):
-        self._arena = Arena(device.block, device.part)
+        block, locked_block = device.block, device.locked_block
+        self._arena = Arena(block, device.part)
         self._staging = Staging(
-            lambda n: Mirrored(device.block(n), device.locked_block(n)),
-            device.queue_copy, device.part,
-        )  # fmt: skip
+            lambda n: Mirrored(block(n), locked_block(n)), device.queue_copy, device.part
+        )
         self.empty, self.upload = self._arena.take, self._staging.add
         self.send = self._staging.send
 
@@ -218,22 +219,30 @@ class CudaDevice:
             return SIMULATED_MEMORY
         return int(self._cuda.current_context().get_memory_info()[0])
 
-    def block(self, n_bytes: int):
+    @staticmethod
+    def block(n_bytes: int):
         """So many bytes."""
-        return self._cuda.device_array(n_bytes, np.uint8)
+        return runtime().cuda.device_array(n_bytes, np.uint8)
 
-    def locked_block(self, n_bytes: int) -> np.ndarray:
-        """So many bytes of the host, page-locked."""
-        return self._cuda.pinned_array(n_bytes, np.uint8)
+    @staticmethod
+    def locked_block(n_bytes: int) -> np.ndarray:
+        """So many bytes of the host, page-locked where the system lets us."""
+        try:
+            return runtime().cuda.pinned_array(n_bytes, np.uint8)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return np.empty(n_bytes, np.uint8)
 
     @staticmethod
     def part(block, first: int, shape: tuple, dtype):
         """Some bytes of an array of uint8, from `first` on, as an array."""
-        return runtime().part_of(block, first, shape, np.dtype(dtype))
+        return runtime().cut(block, first, shape, np.dtype(dtype))
 
-    def queue_copy(self, there, here) -> None:
+    @staticmethod
+    def queue_copy(there, here) -> None:
         """Copy from the host to the device after all that was launched."""
-        there.copy_to_device(here, stream=self._cuda.default_stream())
+        there.copy_to_device(here, stream=runtime().cuda.default_stream())
 
     @property
     def _cuda(self):

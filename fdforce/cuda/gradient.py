@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fdforce.cuda.adam import BLOCKS
 from fdforce.cuda.batch import DeviceBatch
 from fdforce.cuda.data import DeviceData, DeviceTarget
 from fdforce.cuda.networks import DeviceNetworks
@@ -159,9 +160,8 @@ class DeviceGradient:
                 run = self._of_forces(indices, loss, formula, epsilon * length_scale, keep)
             else:
                 run = self._of_energies(indices, loss, keep)
-            if keep is not None:
-                keep.take(run.gradient, share)
-                self.device.kernels("reductions").copy(keep.squares, run.packed["squares"])
+            if keep is not None:  # last of all: what fails is evaluated again
+                keep.take(run.gradient, share, run.packed["squares"])
             if meanwhile is not None:
                 meanwhile()
             host = run.packed.to_host()  # the one synchronisation
@@ -226,7 +226,7 @@ class DeviceGradient:
         packed = Packed(
             device, energy=(n,), d_energy=(n,), sums=(n, losses.N_SUMS),
             monitor=(n, losses.N_MONITOR), **{name: (k * n,) for name, k in more.items()},
-            **({"gradient": shape} if keep is None else {"squares": keep.squares.shape}),
+            **({"gradient": shape} if keep is None else {"squares": (BLOCKS,)}),
         )  # fmt: skip
         if keep is None:
             networks.upload(self.model.theta)

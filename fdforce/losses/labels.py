@@ -56,11 +56,18 @@ class LossTerms:
         ``joined(parts)`` puts numbers of structures in their places. Directions and strains are
         left out.
         """
+
+        def of_structures(name):
+            numbers = [getattr(part, name) for part in terms]
+            if numbers[0] is None:
+                return None
+            return joined([w * part for w, part in zip(shares, numbers)])
+
         return cls(
             value=sum(w * part.value for w, part in zip(shares, terms)),
             parts=sum(w * part.parts for w, part in zip(shares, terms)),
-            force_loss=joined([w * part.force_loss for w, part in zip(shares, terms)]),
-            d_energy=joined([w * part.d_energy for w, part in zip(shares, terms)]),
+            force_loss=of_structures("force_loss"),
+            d_energy=of_structures("d_energy"),
             d_forces=None,
             d_virial=None,
             errors={name: sum(part.errors[name] for part in terms) for name in terms[0].errors},

@@ -6,10 +6,12 @@ evaluated in parts adds its gradients up first.
 =============  ==================  ================================================================
 gradient       (P,) float64        of a part of the batch
 share          float64             of the structures of the batch that the part has
+first          bool                whether it is the first part
 total          (P,) float64        the gradient of the batch, so far
 frozen         (P,) bool           parameters that stay as they are
 l2             float64             penalty l2/2 |theta|^2 of the loss
-squares        (n_blocks,)         |total + l2 theta|^2, a part for every block
+squares        (n_blocks,)         |total + l2 theta|^2, a part for every block; for_host has
+                                   the same
 clip           float64             largest norm of the gradient; 0: no limit
 correction1    float64             1 - beta^step of the two moments
 correction2
@@ -27,7 +29,7 @@ STABILITY = 1e-8
 
 
 @cuda.jit
-def _take_kernel(gradient, share, first, frozen, l2, theta, total, squares):
+def _take_kernel(gradient, share, first, frozen, l2, theta, total, squares, for_host):
     buffer = cuda.shared.array(0, total.dtype)
     square = 0.0
     for k in range(cuda.grid(1), total.size, cuda.gridsize(1)):
@@ -39,13 +41,13 @@ def _take_kernel(gradient, share, first, frozen, l2, theta, total, squares):
         square += value * value
     square = block_sum(buffer, square)
     if cuda.threadIdx.x == 0:
-        squares[cuda.blockIdx.x] = square
+        squares[cuda.blockIdx.x] = for_host[cuda.blockIdx.x] = square
 
 
-def take(gradient, share, first, frozen, l2, theta, total, squares):
+def take(gradient, share, first, frozen, l2, theta, total, squares, for_host):
     """Add the gradient of a part of a batch, or begin with it."""
     launch(_take_kernel, squares.size, 8)(
-        gradient, share, first, frozen, l2, theta, total, squares
+        gradient, share, first, frozen, l2, theta, total, squares, for_host
     )
 
 

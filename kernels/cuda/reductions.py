@@ -113,18 +113,6 @@ def forces_and_virials(d_positions, d_strain, offsets, virial):
 
 
 @cuda.jit
-def _copy_kernel(source, target):
-    k = cuda.grid(1)
-    if k < source.size:
-        target[k] = source[k]
-
-
-def copy(source, target):
-    """Copy a flat array."""
-    launch_over(_copy_kernel, source.size)(source, target)
-
-
-@cuda.jit
 def _add_kernel(a, b, total):
     k = cuda.grid(1)
     if k < total.size:

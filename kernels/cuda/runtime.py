@@ -29,8 +29,8 @@ if find_spec("numba_cuda") is None:
 from numba import cuda  # noqa: E402
 
 __all__ = [
-    "NEXT", "NONE", "SHARED_BYTES", "SIMULATED", "THREADS", "TWO", "cuda", "launch", "launch_over",
-    "part_of",
+    "NEXT", "NONE", "SHARED_BYTES", "SIMULATED", "THREADS", "TWO", "cuda", "cut", "launch",
+    "launch_over",
 ]  # fmt: skip
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -72,7 +72,7 @@ def _kept(kernel):
     return kernel
 
 
-def part_of(block, first: int, shape: tuple, dtype):
+def cut(block, first: int, shape: tuple, dtype):
     """Some bytes of a device array of uint8 as an array of this shape and dtype.
 
     What ``block[first:end].view(dtype).reshape(shape)`` gives in several times as long: a step of

@@ -135,7 +135,7 @@ def run_steps(dtype):
         model = ElementalNetworks(descriptor, (4, 3), "tanh", dtype=dtype)
         model.baseline = ZBL(elements, [[2.5, 1.5], [1.5, 2.0]])  # with tables of no numbers
         data = data_of(frames, model.elements, model.descriptor.cutoff)
-        computation = computations.DeviceComputation(model)
+        computation = computations.DeviceComputation(model, log=lambda line: None)
         # the second step has the memory of the first
         for indices, stencil in (([0], "central"), ([0, 2], "forward"), ([1], "central")):
             computation.gradient(data, indices, loss, epsilon=1e-3, stencil=stencil)
@@ -146,6 +146,12 @@ def run_steps(dtype):
         computation.gradient(data, [0, 2], loss, epsilon=1e-3, keep=there)
         there.update(0.1, 1.0)
         computation.terms(data, [1, 0], loss)
+        computation._memory = 0.0  # every batch is copied when its turn comes
+        copied = replace(data, structures=replace(data.structures))
+        for indices, following in (([0], [2]), ([2], None)):
+            computation.expect(following)
+            computation._most_atoms = np.inf
+            computation.gradient(copied, indices, loss, epsilon=1e-3)
         prediction.predict_on_device(model, data.structures, data.pairs)
 
 

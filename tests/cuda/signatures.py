@@ -179,10 +179,9 @@ SIGNATURES = {
     "forces_and_virials": (
         "reductions", "_forces_kernel", lambda f: (ROWS, ROWS, INDICES, TENSORS)
     ),
-    "copy": ("reductions", "_copy_kernel", lambda f: (DOUBLES, DOUBLES)),
     "add": ("reductions", "_add_kernel", lambda f: (array(f, 1), DOUBLES, array(f, 1))),
     "take": ("adam", "_take_kernel", lambda f: (
-        DOUBLES, F64, SWITCH, FROZEN, F64, DOUBLES, DOUBLES, DOUBLES,
+        DOUBLES, F64, SWITCH, FROZEN, F64, *[DOUBLES] * 4,
     )),
     "update": ("adam", "_update_kernel", lambda f: (
         DOUBLES, DOUBLES, FROZEN, *[F64] * 9, *[DOUBLES] * 4, array(f, 1),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fdforce.config import OptimizerConfig
-from fdforce.cuda.adam import DeviceAdam
+from fdforce.cuda.adam import BLOCKS, DeviceAdam
 from fdforce.optimizers import adam
 from tests.checks import EPS
-from tests.cuda.on_device import DEVICE, put
+from tests.cuda.on_device import DEVICE, put, unset
 
 N = 300
 STEPS = 5
@@ -50,11 +50,12 @@ def test_steps_are_those_of_the_processor(changes, share, dtype):
     frozen = np.arange(N) % 7 == 3
     gradients = gradients_of_steps()
     there = DeviceAdam(DEVICE, *start(), frozen=frozen, settings=settings, dtype=dtype)
+    squares = unset(BLOCKS)
     for number, gradient in enumerate(gradients, start=1):
         there.forget()
         # in two parts, the second of which has a third of the structures
-        there.take(put(1.2 * gradient), 2 / 3)
-        there.take(put(0.6 * gradient), 1 / 3)
+        there.take(put(1.2 * gradient), 2 / 3, squares)
+        there.take(put(0.6 * gradient), 1 / 3, squares)
         there.update(0.1 / number, 1 + share * number)
     theta, average, state = on_host(gradients, frozen, settings, share)
     found_theta, found_average, found_state = there.to_host()
@@ -72,13 +73,12 @@ def test_steps_are_those_of_the_processor(changes, share, dtype):
 
 def test_the_squares_show_what_is_not_finite():
     there = DeviceAdam(DEVICE, *start(), frozen=np.arange(N) == 1, settings=SETTINGS, dtype=float)
-    gradient = gradients_of_steps()[0]
+    gradient, squares = gradients_of_steps()[0], unset(BLOCKS)
     gradient[1] = np.nan  # frozen: it does not matter
-    there.take(put(gradient), 1.0)
-    squares = there.squares.copy_to_host().sum()
-    assert squares == pytest.approx(np.nansum(gradient**2), rel=1e-12)
+    there.take(put(gradient), 1.0, squares)
+    assert squares.copy_to_host().sum() == pytest.approx(np.nansum(gradient**2), rel=1e-12)
     for bad in (np.nan, np.inf):
         gradient[2] = bad
         there.forget()
-        there.take(put(gradient), 1.0)
-        assert not np.isfinite(there.squares.copy_to_host()).all()
+        there.take(put(gradient), 1.0, squares)
+        assert not np.isfinite(squares.copy_to_host()).all()

@@ -56,8 +56,10 @@ def test_one_block_takes_no_more_than_several_did():
 def test_a_step_that_did_not_fit_is_forgotten():
     memory = Memory(8 * ALIGNMENT)
     arena = Arena(memory.allocate)
+    fill(arena, 8)
+    memory.size = 0
     with pytest.raises(RuntimeError, match="OUT_OF_MEMORY"):
-        fill(arena, 100)
+        fill(arena, 1)
     memory.size = 2 * ALIGNMENT  # someone else took the rest
     with pytest.raises(RuntimeError, match="OUT_OF_MEMORY"):
         arena.reset()
@@ -99,3 +101,12 @@ def test_what_was_not_sent_is_forgotten():
     staging.reset()
     staging.send()
     assert not staging.waiting
+
+
+def test_what_is_needed_suffices_where_as_much_again_is_too_much():
+    memory = Memory(4 * ALIGNMENT)
+    arena = Arena(memory.allocate)
+    fill(arena, 4)
+    memory.size = 2 * ALIGNMENT
+    fill(arena, 2)
+    assert memory.asked[-4:] == [4 * ALIGNMENT, ALIGNMENT, 5 * ALIGNMENT, ALIGNMENT]

@@ -1,5 +1,7 @@
 """What a device does when its memory is small, and fits, predictions and errors through it."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,9 @@ from fdforce.config import OptimizerConfig
 from fdforce.cuda import computation as computations
 from fdforce.cuda.adam import DeviceAdam
 from fdforce.cuda.computation import DeviceComputation
+from fdforce.cuda.data import DeviceData
 from fdforce.cuda.device import CudaDevice
-from fdforce.cuda.gradient import Packed
+from fdforce.cuda.gradient import DeviceGradient, Packed
 from fdforce.cuda.networks import DeviceNetworks
 from fdforce.cuda.prediction import predict_on_device
 from fdforce.cuda.stream import Stream, part_of
@@ -136,6 +139,84 @@ def some_without_forces(data):
     return data, moves
 
 
+def test_a_copied_batch_that_is_too_large_is_cut_and_the_next_expected(parts, monkeypatch):
+    """The device runs out of memory in the step, while another batch is waited for."""
+    computation, model, data, lines = parts
+    monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+    step, loss = DeviceGradient.__call__, loss_of_kind("squared")
+
+    def failing(steps, indices, *arguments, **options):
+        if len(indices) > 2:
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+        return step(steps, indices, *arguments, **options)
+
+    monkeypatch.setattr(DeviceGradient, "__call__", failing)
+    for indices, following in ((INDICES, [3, 1]), ([3, 1], None)):
+        computation.expect(following)
+        found = computation.gradient(data, indices, loss, epsilon=EPSILON)
+        assert relative(found.gradient, expected(model, data, indices).gradient) < TOLERANCE
+    assert sum("the device has no memory for a batch" in line for line in lines) == 1
+
+
+def test_a_data_set_for_which_there_is_no_memory_after_all(parts, monkeypatch):
+    computation, model, data, lines = parts
+    build = DeviceData.__init__
+
+    def failing(there, device, data, memory=None, *known):
+        if memory is None:
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+        build(there, device, data, memory, *known)
+
+    monkeypatch.setattr(DeviceData, "__init__", failing)
+    found = computation.gradient(data, INDICES, loss_of_kind("squared"), epsilon=EPSILON)
+    assert relative(found.gradient, expected(model, data).gradient) < TOLERANCE
+    assert computation._resident == 0
+    assert "every batch is copied when its turn comes" in lines[0]
+
+
+def test_errors_of_a_batch_that_is_too_large(parts, monkeypatch):
+    computation, model, data, lines = parts
+    on_device, loss = computation._on_device, loss_of_kind("squared")
+
+    def failing(data, indices):
+        if len(indices) > 1:
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+        return on_device(data, indices)
+
+    monkeypatch.setattr(computation, "_on_device", failing)
+    terms = computation.terms(data, INDICES, loss)
+    host = HostComputation(model).terms(data, INDICES, loss)
+    assert terms.value == pytest.approx(host.value, rel=1e-12)
+    for quantity, sums in host.errors.items():
+        np.testing.assert_allclose(terms.errors[quantity], sums, rtol=1e-12)
+    assert len(lines) == 2
+
+
+def test_memory_that_cannot_be_locked_serves_too(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: cuMemHostAlloc")
+
+    monkeypatch.setattr(runtime.cuda, "pinned_array", refuse)
+    device = CudaDevice()
+    with device.step():
+        array = device.upload([1, 2], np.int64)
+        device.send()
+        assert array.copy_to_host().tolist() == [1, 2]
+
+
+def test_blocks_go_with_their_device():
+    device = CudaDevice()
+    with device.step():
+        device.empty(10, np.float64)
+    block = weakref.ref(device._memory._arena._blocks[0])
+    gc.disable()
+    try:
+        del device
+        assert block() is None
+    finally:
+        gc.enable()
+
+
 def test_structures_without_forces_are_evaluated_once(parts, monkeypatch):
     computation, model, data, _ = parts
     data, moves = some_without_forces(data)
@@ -166,18 +247,27 @@ def test_parts_of_a_batch_add_up_on_the_device(parts, monkeypatch):
     """Cut for memory, and for what has no forces; a part that did not fit counts once."""
     computation, model, data, lines = parts
     data, _ = some_without_forces(data)
-    indices, loss, placed = np.arange(len(data)), loss_of_kind("squared"), computation._placed
+    indices, loss = np.arange(len(data)), loss_of_kind("squared")
     kept = DeviceAdam(
         DEVICE, model.theta, model.theta, adam.init(model.theta, []), dtype=model.dtype,
         frozen=np.zeros(len(model.theta), bool), settings=OptimizerConfig(),
     )  # fmt: skip
 
-    def failing(data, indices):
-        if len(indices) > 2:
-            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
-        return placed(data, indices)
+    step = DeviceGradient.__call__
 
-    monkeypatch.setattr(computation, "_placed", failing)
+    def failing(steps, indices, *arguments, **options):
+        if len(indices) <= 2:
+            return step(steps, indices, *arguments, **options)
+
+        def never(*_):
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+
+        # as late as it may happen: the last launch of a step
+        with monkeypatch.context() as patch:
+            patch.setattr(kept._kernels, "take", never)
+            return step(steps, indices, *arguments, **options)
+
+    monkeypatch.setattr(DeviceGradient, "__call__", failing)
     found = computation.gradient(data, indices, loss, epsilon=EPSILON, keep=kept)
     assert found.gradient is None
     assert len(lines) >= 1
@@ -202,14 +292,14 @@ def test_a_batch_beyond_the_memory_is_cut(parts, monkeypatch):
 
 def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     computation, model, data, lines = parts
-    placed = computation._placed
+    on_device = computation._on_device
 
     def failing(data, indices):
         if len(indices) > 1:
             raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc")
-        return placed(data, indices)
+        return on_device(data, indices)
 
-    monkeypatch.setattr(computation, "_placed", failing)
+    monkeypatch.setattr(computation, "_on_device", failing)
     found = computation.gradient(data, INDICES[:2], loss_of_kind("squared"), epsilon=EPSILON)
     assert relative(found.gradient, expected(model, data, INDICES[:2]).gradient) < TOLERANCE
     atoms = int(data.structures.counts[INDICES[:2]].sum())
@@ -221,14 +311,14 @@ def test_no_memory_left_halves_the_batch_with_a_note(parts, monkeypatch):
     def never(data, indices):
         raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
 
-    monkeypatch.setattr(computation, "_placed", never)
+    monkeypatch.setattr(computation, "_on_device", never)
     with pytest.raises(FdforceError, match='atoms do not fit on the device; take device = "cpu"'):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
 
     def other(data, indices):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(computation, "_placed", other)
+    monkeypatch.setattr(computation, "_on_device", other)
     with pytest.raises(ValueError, match="a bug"):
         computation.gradient(data, INDICES[:1], loss_of_kind("squared"), epsilon=EPSILON)
 

@@ -33,12 +33,9 @@ def test_a_model_is_copied_without_what_is_on_the_device(descriptor):
     assert np.array_equal(copied.forward(batch).energy.copy_to_host(), found)
 
 
-def test_a_descriptor_without_kernels_is_refused():
-    class OwnFeatures(Chebyshev):
-        name = "own"
-        on_gpu = False
-
-    for descriptor in (OwnFeatures(ELEMENTS), Quadratic(OwnFeatures(ELEMENTS))):
+def test_a_descriptor_without_kernels_is_refused(monkeypatch):
+    monkeypatch.delattr(Chebyshev, "on_gpu")
+    for descriptor in (SMALL, Quadratic(SMALL), Reduced.choice(Quadratic(SMALL), [0])):
         model = ElementalNetworks(descriptor, (2,), "tanh")
         with pytest.raises(ConfigError, match='no kernels for a GPU: take device = "cpu"'):
             DeviceNetworks(DEVICE, model)

@@ -10,6 +10,8 @@ from ase.calculators.emt import EMT
 
 import fdforce
 from fdforce.cuda import computation as computations
+from fdforce.cuda.arena import Arena, Mirrored
+from fdforce.cuda.device import CudaDevice
 from tests.cuda.on_device import DEVICE
 
 TOLERANCE = 1e-9
@@ -47,11 +49,22 @@ CASES = {
 }
 
 
+def reset_and_spoil(arena, reset=Arena.reset):
+    """`Arena.reset`, after which nothing can be read that was there before."""
+    reset(arena)
+    for block in arena._blocks:
+        for half in block if isinstance(block, Mirrored) else (block,):
+            for k in range(0, half.size, 4096):
+                half[k : k + 4096] = np.full(min(4096, half.size - k), 255, np.uint8)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
     monkeypatch.setattr(computations, "find_device", lambda: DEVICE)
     if "streamed" in case:
         monkeypatch.setattr(computations, "DATA_SHARE", 0.0)
+        monkeypatch.setattr(computations, "find_device", CudaDevice)
+        monkeypatch.setattr(Arena, "reset", reset_and_spoil)
     settings = copy.deepcopy(CASES[case])
     settings["optimizer"]["batch_size"] = 2
     file = folder / ("forces.extxyz" if "some_forces" in case else "stresses.extxyz")
@@ -75,3 +88,18 @@ def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
         np.testing.assert_allclose(device.history[column], host.history[column], rtol=TOLERANCE)
     # it is a difference itself
     np.testing.assert_allclose(device.history["err_loss"], host.history["err_loss"], rtol=1e-5)
+
+
+def test_a_resumed_fit_ends_where_a_whole_one_ends(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(computations, "find_device", lambda: DEVICE)
+    options = {
+        "train": [str(folder / "forces.extxyz")], "valid": 0.3, "test": 0.0, "device": "cuda",
+        "descriptor": "chebyshev", "radial_cutoff": 3.0, "angular_cutoff": 2.8, "radial_order": 3,
+        "angular_order": 2, "hidden": [3], "epsilon": 1e-4, "log": lambda line: None,
+        "optimizer": {"name": "adamw", "batch_size": 2}, "loss": {"energy_weight": 1.0},
+        "training": {"schedule": "constant", "warm_up": 0.0},
+    }  # fmt: skip
+    whole = fdforce.fit(epochs=2, out=tmp_path / "whole", **options)
+    fdforce.fit(epochs=1, out=tmp_path / "parts", **options)
+    parts = fdforce.fit(resume=tmp_path / "parts", epochs=2, log=lambda line: None)
+    assert np.array_equal(parts.model.theta, whole.model.theta)
