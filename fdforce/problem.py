@@ -18,6 +18,7 @@ from fdforce.mapped import blocks, release
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.reference_energies import fit_by_composition
+from fdforce.structure_files import tell_units
 from fdforce.structures import Structures, split_structures
 
 
@@ -48,7 +49,7 @@ def read_parts(config: Config, log: Callable = print) -> Parts:
     ----------
     config : Config
     log : callable
-        Takes a line of text: what is written into the cache.
+        Takes a line of text: units that files do not say, what is written into the cache.
 
     Raises
     ------
@@ -59,6 +60,11 @@ def read_parts(config: Config, log: Callable = print) -> Parts:
     if not data.train:
         raise ConfigError("data.train names no file; give training data or --example")
     keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
+    files = list(data.train)
+    for asked in (data.valid, data.test):
+        if isinstance(asked, str | list):
+            files += [asked] if isinstance(asked, str) else asked
+    tell_units(files, log)
 
     def read(sources, elements=None):
         return read_set(sources, data.cache, elements=elements, log=log, **keys)
