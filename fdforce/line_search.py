@@ -37,7 +37,9 @@ def step_length(evaluate: Callable, value: float, slope: float) -> float:
     short, short_value, short_slope, long, length = 0.0, value, slope, np.inf, 1.0
     for _ in range(EVALUATIONS):
         here, here_slope = evaluate(length)
-        if not (np.isfinite(here) and here <= value + DECREASE * length * slope):
+        # below the rounding of the value, a decrease that is asked for is none
+        enough = here < value and here <= value + DECREASE * length * slope
+        if not (np.isfinite(here) and enough):
             long = length
             width = long - short
             # positive: the line of the decrease lies above that of the slope at `short`

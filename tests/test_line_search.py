@@ -65,6 +65,10 @@ def test_a_function_that_only_rises_gives_no_step():
     assert searched(lambda x: x, lambda x: -1.0) == (0.0, EVALUATIONS)
 
 
+def test_a_decrease_that_is_lost_in_rounding_is_none():
+    assert searched(lambda x: 1.0 - 1e-20 * x, lambda x: -1e-20) == (0.0, EVALUATIONS)
+
+
 def test_a_minimum_with_a_corner():
     """Absolute values, whose slope jumps: the parabola through both sides misses the corner."""
     length, _ = searched(lambda x: abs(x - 0.01), lambda x: np.sign(x - 0.01))

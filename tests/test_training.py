@@ -199,6 +199,22 @@ def test_lbfgs_stops_where_no_step_lowers_the_loss(data):
     assert lines[-1] == "epoch 1: no step along the gradient lowers the loss: stopped early"
 
 
+def test_lbfgs_stops_at_the_minimum(data):
+    """A linear model of two features is at rounding soon."""
+    train, _ = data
+    model = LinearModel(Chebyshev(train.structures.elements, 3.5, 0, 3.0, 0), seed=1)
+    model.standardise([train.batch(np.arange(len(train)), 1)[0]])
+    config = override(
+        default_config(),
+        {"optimizer": {"name": "lbfgs"}, "training": {"epochs": 900}, "model": {"kind": "linear"}},
+    )
+    lines = []
+    loss = SquaredLoss(energy_unit=0.03, mean_atoms=9.0)
+    progress = FullBatchTrainer(model, train, None, loss, config, log=lines.append).run()
+    assert progress.epoch < 900
+    assert "no step along the gradient lowers the loss: stopped early" in lines[-1]
+
+
 def test_a_loss_that_is_not_finite_at_the_start_is_no_minimum(data):
     train, valid = data
     forces = train.target.forces.copy()
