@@ -17,6 +17,9 @@ from fdforce.structures import PER_ATOM, Structures
 FEW_ATOMS = 2 * BLOCK
 """A selection of fewer atoms is an ordinary `Structures` in memory."""
 
+LARGE = (*PER_ATOM, "cells", "stresses")
+"""Arrays of which a large selection lies in files."""
+
 SELECTED = 1000
 """Structures that are copied at a time. Where they lie scattered, Linux maps 64 kB around each."""
 
@@ -92,17 +95,20 @@ class CachedStructures(Structures):
         chosen = {
             field.name: getattr(self, field.name)[indices]
             for field in fields(Structures if few else self)
-            if field.name not in ("elements", "offsets", "folder", *PER_ATOM)
+            if field.name not in ("elements", "offsets", "folder", *LARGE)
         }
         release(*vars(self).values())
-        for name in PER_ATOM:
-            values = getattr(self, name)
-            shape = offsets[-1], *values.shape[1:]
+        for name in LARGE:
+            values, of_atoms = getattr(self, name), name in PER_ATOM
+            shape = offsets[-1] if of_atoms else len(indices), *values.shape[1:]
             copy = np.empty(shape, values.dtype) if few else new_array(values, shape, values.dtype)
             chosen[name] = copy
             for part in blocks(len(indices), SELECTED):
-                _, atoms = atoms_of(self.offsets, indices[part])
-                copy[offsets[part.start] : offsets[part.stop]] = values[atoms]
+                if of_atoms:
+                    _, atoms = atoms_of(self.offsets, indices[part])
+                    copy[offsets[part.start] : offsets[part.stop]] = values[atoms]
+                else:
+                    copy[part] = values[indices[part]]
                 release(values, copy)
         if few:
             return Structures(elements=self.elements, offsets=offsets, **chosen)

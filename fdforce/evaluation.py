@@ -9,7 +9,7 @@ import numpy as np
 
 from fdforce.batch import Batch, atoms_of, make_batch
 from fdforce.losses import Target, error_sums
-from fdforce.mapped import BLOCK, release
+from fdforce.mapped import BLOCK, blocks, new_array, release
 from fdforce.neighbors import build_pairs
 from fdforce.threads import limit_threads
 
@@ -32,12 +32,12 @@ class Prediction:
 
 def labels_of(structures) -> Target:
     """Labels of a data set as the targets of a loss (virial = -volume * stress)."""
-    return Target(
-        energy=structures.energies,
-        forces=structures.forces,
-        virial=-structures.volumes[:, None, None] * structures.stresses,
-        weight=structures.weights,
-    )
+    volumes, stresses = structures.volumes, structures.stresses
+    virial = new_array(stresses, stresses.shape, stresses.dtype)
+    for rows in blocks(len(virial)):
+        virial[rows] = -volumes[rows, None, None] * stresses[rows]
+        release(virial, stresses)
+    return Target(structures.energies, structures.forces, virial, structures.weights)
 
 
 def take(target: Target, structures, indices) -> Target:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import ClassVar
 
 import numpy as np
 
 from fdforce.epsilon import Monitor
+from fdforce.errors import TrainingError
 from fdforce.evaluation import accumulate
+from fdforce.line_search import step_length
 from fdforce.optimizers import lbfgs
 from fdforce.training import Trainer, named
 
-EVALUATIONS = 10
-"""Of a line search, at most."""
+
+class _AtMinimum(Exception):
+    """The loss falls no further."""
 
 
 class FullBatchTrainer(Trainer):
@@ -29,6 +31,24 @@ class FullBatchTrainer(Trainer):
     }  # fmt: skip
 
     _last = (None, 0.0, b"", None)
+
+    def run(self, on_epoch=None):
+        """As `Trainer.run`; also ends after an epoch in which no step lowers the loss."""
+
+        def after_epoch(progress, row):
+            if on_epoch is not None:
+                on_epoch(progress, row)
+            if row["learning_rate"] == 0:
+                raise _AtMinimum
+
+        try:
+            return super().run(after_epoch)
+        except _AtMinimum:
+            self.log(
+                f"epoch {self.progress.epoch}: no step along the gradient lowers the loss: stopped "
+                "early"
+            )
+            return self.progress
 
     def _initial_state(self):
         return lbfgs.init(self.model.theta)
@@ -49,20 +69,40 @@ class FullBatchTrainer(Trainer):
         if self._last[0] is not self.train or self._last[1:3] != (epsilon, begin.tobytes()):
             self._last = self.train, epsilon, begin.tobytes(), self._whole(begin, Monitor())
         seen[begin.tobytes()] = self._last[3]
-        gradient = whole(begin)[1]
-        direction = lbfgs.direction(gradient, new.optimizer)
-        if not len(new.optimizer["steps"]):  # no curvature known yet
-            direction /= max(np.linalg.norm(gradient), 1.0)
-        step = _search(lambda x: whole(x)[0], lambda x: whole(x)[1], begin, direction, gradient)
-        if step is None:  # the remembered curvature misleads: begin again along the gradient
-            new.optimizer |= lbfgs.init(begin)
-            step = 0.0
+        step, direction = self._step_from(begin, whole, new.optimizer)
         end = begin + step * direction
         loss, end_gradient, errors = whole(end)
-        lbfgs.remember(end - begin, end_gradient - gradient, new.optimizer)
+        lbfgs.remember(end - begin, end_gradient - whole(begin)[1], new.optimizer)
         self.model.theta = new.average = end
         self._last = self.train, epsilon, end.tobytes(), whole(end)
         return {"train_loss": loss, "learning_rate": step, **named("train", errors)}
+
+    def _step_from(self, begin, whole, state):
+        """Length and direction of the step of an epoch.
+
+        Where the curvature that is remembered misleads, `state` begins again along the gradient.
+        """
+        loss, gradient, _ = whole(begin)
+
+        def search(direction):
+            def evaluate(length):
+                try:
+                    value, slope, _ = whole(begin + length * direction)
+                except TrainingError:  # far too long; the loss where the epoch begins is sound
+                    return np.inf, np.nan
+                return value, slope @ direction
+
+            slope = gradient @ direction
+            return step_length(evaluate, loss, slope) if slope < 0 else 0.0
+
+        if len(state["steps"]):
+            direction = lbfgs.direction(gradient, state)
+            step = search(direction)
+            if step:
+                return step, direction
+            state |= lbfgs.init(begin)
+        direction = -_first_length(loss, gradient) * gradient
+        return search(direction), direction
 
     def _whole(self, theta, monitor):
         """Loss, gradient and sums of errors over the training set."""
@@ -79,13 +119,12 @@ class FullBatchTrainer(Trainer):
         return loss, np.where(self.frozen, 0.0, gradient), sums
 
 
-def _search(value, slope, begin, direction, gradient):
-    """Length of a step under the strong Wolfe conditions, or None."""
-    from scipy.optimize import line_search
+def _first_length(loss: float, gradient: np.ndarray) -> float:
+    """Length of a step along minus the gradient where no curvature is known.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge; the result says so
-        found = line_search(
-            value, slope, begin, direction, gradient, value(begin), maxiter=EVALUATIONS
-        )
-    return found[0]
+    The minimum of a parabola that stays above zero is no farther than where its tangent at the
+    start has fallen by twice the loss; where features vary little over the data, and are scaled up
+    by much, this is far less than 1 in theta.
+    """
+    norm = np.linalg.norm(gradient)
+    return min(1.0, 1.0 / norm, 2.0 * loss / norm**2) if norm else 0.0

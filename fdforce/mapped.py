@@ -34,6 +34,13 @@ def blocks(n: int, size: int | None = None) -> Iterator[slice]:
         yield slice(first, min(first + size, n))
 
 
+def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array, `BLOCK` at a time; those of a mapped one do not stay in memory."""
+    for rows in blocks(len(array)):
+        yield array[rows]
+        release(array)
+
+
 def is_mapped(array) -> bool:
     """Whether an array lies in a file; a copy of such an array has its type, but no file."""
     return isinstance(array, np.memmap) and array.filename is not None
@@ -113,7 +120,7 @@ def converted(values: np.ndarray, dtype) -> np.ndarray:
     copied = new_array(values, values.shape, dtype)
     for rows in blocks(len(values)):
         copied[rows] = values[rows]
-    release(values, copied)
+        release(values, copied)
     return copied
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from fdforce.batch import Batch, atoms_of, make_batch
 from fdforce.evaluation import take
 from fdforce.gradient import GradientStep, loss_gradient
+from fdforce.mapped import pieces
 
 
 def force_aware_gradient(model, data, indices, loss, n_chunks: int = 1, **options) -> GradientStep:
@@ -51,9 +52,14 @@ def force_aware_gradient(model, data, indices, loss, n_chunks: int = 1, **option
 
 def with_force_labels(target, counts) -> np.ndarray:
     """Whether a structure has a force or a stress label, shape (S,)."""
-    of_atoms = ~np.isnan(target.forces).all(axis=1)
-    of_cells = ~np.isnan(target.virial).all(axis=(1, 2))
+    of_atoms, of_cells = _labelled(target.forces), _labelled(target.virial)
     return np.logical_or.reduceat(of_atoms, np.cumsum(counts) - counts) | of_cells
+
+
+def _labelled(values):
+    """Which rows hold a number."""
+    axes = tuple(range(1, values.ndim))
+    return np.concatenate([~np.isnan(rows).all(axis=axes) for rows in pieces(values)])
 
 
 def make_mixed_batch(data, indices, moves, n_chunks: int = 1) -> MixedBatch:

@@ -14,10 +14,11 @@ from fdforce.data_cache import read_set
 from fdforce.data_set import DataSet
 from fdforce.errors import ConfigError, DataError
 from fdforce.losses import Target, WeightedLoss, find_loss
-from fdforce.mapped import blocks, release
+from fdforce.mapped import pieces
 from fdforce.models.calculator_baseline import CalculatorBaseline
 from fdforce.models.zbl import ZBL, LammpsZBL
 from fdforce.reference_energies import fit_by_composition
+from fdforce.structure_files import tell_units
 from fdforce.structures import Structures, split_structures
 
 
@@ -48,7 +49,7 @@ def read_parts(config: Config, log: Callable = print) -> Parts:
     ----------
     config : Config
     log : callable
-        Takes a line of text: what is written into the cache.
+        Takes a line of text: units that files do not say, what is written into the cache.
 
     Raises
     ------
@@ -59,6 +60,11 @@ def read_parts(config: Config, log: Callable = print) -> Parts:
     if not data.train:
         raise ConfigError("data.train names no file; give training data or --example")
     keys = {name: getattr(data, name) for name in ("energy_key", "forces_key", "stress_key")}
+    files = list(data.train)
+    for asked in (data.valid, data.test):
+        if isinstance(asked, str | list):
+            files += [asked] if isinstance(asked, str) else asked
+    tell_units(files, log)
 
     def read(sources, elements=None):
         return read_set(sources, data.cache, elements=elements, log=log, **keys)
@@ -224,21 +230,24 @@ def _units(train: DataSet, energy_normalisation: str = "per_atom") -> dict:
     counts, target = train.structures.counts, train.target
     compositions = train.structures.compositions
     energy = target.energy - compositions @ fit_by_composition(compositions, target.energy)
-    values = {
-        "energy": energy / (counts if energy_normalisation == "per_atom" else 1),
-        "forces": target.forces,
-        "virial": target.virial / counts[:, None, None],
+    sizes = {
+        "energy": _root_mean_square(
+            pieces(energy / (counts if energy_normalisation == "per_atom" else 1))
+        ),
+        "forces": _root_mean_square(pieces(target.forces)),
+        "virial": _root_mean_square(
+            virial / n[:, None, None] for virial, n in zip(pieces(target.virial), pieces(counts))
+        ),
     }
-    sizes = {name: _root_mean_square(value) for name, value in values.items()}
     train.release()
     return {name: size if size > LEAST_UNITS[name] else 1.0 for name, size in sizes.items()}
 
 
-def _root_mean_square(values) -> float:
-    """Of what is not NaN; 0 where there is nothing."""
+def _root_mean_square(parts) -> float:
+    """Of what is not NaN in some arrays; 0 where there is nothing."""
     total, count = 0.0, 0
-    for rows in blocks(len(values)):
-        present = values[rows][~np.isnan(values[rows])]
+    for part in parts:
+        present = part[~np.isnan(part)]
         total, count = total + np.sum(present**2), count + present.size
     return float(np.sqrt(total / max(count, 1)))
 
@@ -246,8 +255,7 @@ def _root_mean_square(values) -> float:
 def output_scale(train: DataSet) -> float:
     """Unit of the network outputs: a force times a length of 1 Å, or an energy per atom."""
     units = _units(train)
-    forces = train.target.forces
-    has_forces = any(not np.isnan(forces[rows]).all() for rows in blocks(len(forces)))
+    has_forces = any(not np.isnan(forces).all() for forces in pieces(train.target.forces))
     return units["forces"] if has_forces else units["energy"]
 
 
@@ -292,7 +300,6 @@ def fingerprint(*parts) -> str:
                 part.offsets, part.species, part.positions, part.cells, part.periodic,
                 part.energies, part.forces, part.stresses, part.weights,
             ):  # fmt: skip
-                for rows in blocks(len(array)):
-                    digest.update(np.ascontiguousarray(array[rows]).tobytes())
-                release(array)
+                for rows in pieces(array):
+                    digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ import gzip
 import io
 import itertools
 import lzma
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -69,6 +69,25 @@ def named_files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
     paths = [Path(path) for path in paths]
     names = [path.name for path in paths]
     return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
+
+
+def tell_units(paths: Iterable[str | Path], log: Callable) -> None:
+    """Tell `log`, once for each, of files that do not say their units which they are taken to have.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Of `read_file`.
+    log : callable
+        Takes a line of text.
+    """
+    lines = []
+    for path in map(Path, paths):
+        module = recognised(path)
+        if hasattr(module, "assumed_units"):
+            lines.append(module.assumed_units(path))
+    for line in dict.fromkeys(lines):
+        log(line)
 
 
 def read_file(path: str | Path) -> list[Atoms]:

@@ -100,15 +100,19 @@ class Structures:
     @cached_property
     def volumes(self) -> np.ndarray:
         """Cell volumes, shape (S,), Å^3; NaN where not periodic in three directions."""
-        return np.where(self.periodic.all(axis=1), np.abs(np.linalg.det(self.cells)), np.nan)
+        volumes = np.where(self.periodic.all(axis=1), np.abs(np.linalg.det(self.cells)), np.nan)
+        release(self.cells)
+        return volumes
 
     @property
     def compositions(self) -> np.ndarray:
         """Atoms of each element in each structure, shape (S, n_elements), int64."""
         starts, kinds = self.offsets[:-1], range(len(self.elements))
-        return np.stack(
+        found = np.stack(
             [np.add.reduceat(self.species == z, starts, dtype=np.int64) for z in kinds], axis=1
         )
+        release(self.species)
+        return found
 
     @property
     def has_energy(self) -> np.ndarray:

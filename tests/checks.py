@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from fdforce.batch import make_batch
 from fdforce.gradient import loss_gradient
 from fdforce.losses import SquaredLoss, Target
+from fdforce.models import ElementalNetworks
 from fdforce.neighbors import build_pairs
 from fdforce.structures import read_structures
 from tests.systems import SYSTEMS
@@ -83,6 +84,7 @@ def relative(a, b):
 
 # Descriptors: systems and tables
 
+every_system = pytest.mark.parametrize("system", SYSTEMS)
 ELEMENTS = ["Ti", "O"]
 EPS, EPS_32 = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
@@ -132,6 +134,14 @@ def random_standardisation(descriptor, seed=0):
     return rng.normal(size=shape), rng.uniform(0.5, 2, size=shape)
 
 
+def setting_of(make, system, *, seed=0, **options):
+    """Descriptor that `make` gives for the elements of a system, its batch, mean and scale."""
+    atoms = SYSTEMS[system]()
+    descriptor = make(elements_of(atoms))
+    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff, **options)
+    return descriptor, batch, *random_standardisation(descriptor, seed)
+
+
 def of_first_atom(descriptor, batch, direction, eta):
     """Features of the first atom and the two derivatives of their sum, at r + eta * direction."""
     mean, scale = plain(descriptor)
@@ -141,6 +151,14 @@ def of_first_atom(descriptor, batch, direction, eta):
     d_features = np.zeros_like(features)
     d_features[row] = 1
     return features[row], *descriptor.backward(moved, d_features, kept, scale)
+
+
+def check_standardisation(descriptor, batch, mean, scale, expected, abs=1e-11):
+    """Features are those expected, in rows sorted by species, shifted and scaled per element."""
+    features, _ = descriptor.forward(batch, mean, scale)
+    z = batch.species
+    assert features[batch.place] == pytest.approx((expected - mean[z]) * scale[z], 1e-10, abs)
+    assert (np.diff(z[np.argsort(batch.place)]) >= 0).all()
 
 
 # Descriptors: backward
@@ -312,6 +330,14 @@ def check_nan(descriptor, dtype=np.float64):
 
 
 # Models
+
+
+def networks_and_batch(descriptor, hidden, frames, **options):
+    """Networks on a descriptor of `ELEMENTS`, standardised on a batch of some structures."""
+    model = ElementalNetworks(descriptor, hidden, "tanh", **options)
+    batch = batch_of(frames, ELEMENTS, descriptor.cutoff)
+    model.standardise([batch])
+    return model, batch
 
 
 def check_forces(model, batch, *, rel, abs=1e-12):

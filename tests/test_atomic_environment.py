@@ -30,13 +30,16 @@ from tests.checks import (
     check_permutation,
     check_replicas,
     check_rotation_and_translation,
+    check_standardisation,
     check_supercell,
     cluster,
     elements_of,
+    every_system,
+    networks_and_batch,
     of_first_atom,
     plain,
-    random_standardisation,
     relative,
+    setting_of,
 )
 from tests.naive import atomic_environment as naive
 from tests.systems import SYSTEMS
@@ -56,7 +59,6 @@ CASES = {"1x": ANI1X, "2x": ANI2X, "odd": SMALL}
 
 AEV_KEYS = [f"{m}_{v}" for m in ("CH3CH2OH", "NH3", "HCN") for v in ("eq", "disp")]
 
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden/ani")
 
@@ -67,13 +69,10 @@ def oracle(system, case):
     return naive.features(atoms, elements_of(atoms), **CASES[case])
 
 
-def setting(system, case, *, seed=0, **options):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    elements = elements_of(atoms)
-    descriptor = AtomicEnvironmentVector(elements, **CASES[case])
-    batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, case, **options):
+    return setting_of(
+        lambda elements: AtomicEnvironmentVector(elements, **CASES[case]), system, **options
+    )
 
 
 # Golden values
@@ -411,11 +410,7 @@ def test_float32_differs_by_its_round_off(system, case):
 
 
 def test_standardisation_is_a_shift_and_a_scale_per_element():
-    descriptor, batch, mean, scale = setting("three_species", "odd")
-    features, _ = descriptor.forward(batch, mean, scale)
-    z = batch.species
-    expected = (oracle("three_species", "odd") - mean[z]) * scale[z]
-    assert features[batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
+    check_standardisation(*setting("three_species", "odd"), oracle("three_species", "odd"))
 
 
 @pytest.mark.parametrize(
@@ -557,11 +552,8 @@ def test_nan_position_makes_nan_features(case, dtype):
 
 def model_and_batch(**options):
     descriptor = AtomicEnvironmentVector(ELEMENTS, **options)
-    model = ElementalNetworks(descriptor, (9, 7), "tanh", seed=2)
     frames = [SYSTEMS[name]() for name in ("two_species", "left_handed")]
-    batch = batch_of(frames, ELEMENTS, model.cutoff)
-    model.standardise([batch])
-    return model, batch
+    return networks_and_batch(descriptor, (9, 7), frames, seed=2)
 
 
 @pytest.mark.parametrize("options", [{}, ANI2X, SMALL], ids=["1x", "2x", "odd"])

@@ -29,13 +29,16 @@ from tests.checks import (
     check_permutation,
     check_replicas,
     check_rotation_and_translation,
+    check_standardisation,
     check_supercell,
     check_wrapping,
     cluster,
     elements_of,
+    every_system,
+    networks_and_batch,
     oxides,
     plain,
-    random_standardisation,
+    setting_of,
     voigt,
 )
 from tests.naive.bispectrum import bispectrum, clebsch_gordan
@@ -57,7 +60,6 @@ CASES = {
     "chemical, own": dict(twojmax=3, chemflag=1, rfac0=0.8),
 }
 
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -108,12 +110,8 @@ def worst(features, expected):
     return np.abs(features - expected).max() / max(1.0, np.abs(expected).max())
 
 
-def setting(system, case, *, seed=0, **options):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    descriptor = Bispectrum(**options_of(elements_of(atoms), case))
-    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff, **options)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, case, **options):
+    return setting_of(lambda elements: Bispectrum(**options_of(elements, case)), system, **options)
 
 
 # Against the oracle
@@ -194,11 +192,9 @@ def test_float32_differs_by_its_round_off(system, case):
 
 
 def test_standardisation_is_a_shift_and_a_scale_per_element():
-    descriptor, batch, mean, scale = setting("three_species", "plain")
-    features, _ = descriptor.forward(batch, mean, scale)
-    z = batch.species
-    values = oracle(descriptor, SYSTEMS["three_species"]())
-    assert features[batch.place] == pytest.approx((values - mean[z]) * scale[z], rel=1e-10)
+    prepared = setting("three_species", "plain")
+    expected = oracle(prepared[0], SYSTEMS["three_species"]())
+    check_standardisation(*prepared, expected, abs=1e-12)
 
 
 def test_clebsch_gordan_coefficients_are_orthonormal():
@@ -416,11 +412,7 @@ def test_nan_position_makes_nan_features(case):
 
 @cache
 def model_and_batch(hidden, case="plain"):
-    descriptor = Bispectrum(**options_of(ELEMENTS, case))
-    model = ElementalNetworks(descriptor, hidden, "tanh", seed=1)
-    batch = batch_of(oxides(), ELEMENTS, descriptor.cutoff)
-    model.standardise([batch])
-    return model, batch
+    return networks_and_batch(Bispectrum(**options_of(ELEMENTS, case)), hidden, oxides(), seed=1)
 
 
 @every_case

@@ -22,12 +22,14 @@ from tests.checks import (
     check_permutation,
     check_replicas,
     check_rotation_and_translation,
+    check_standardisation,
     check_supercell,
     check_wrapping,
     cluster,
     elements_of,
+    every_system,
     plain,
-    random_standardisation,
+    setting_of,
 )
 from tests.naive import chebyshev as naive
 from tests.systems import SYSTEMS
@@ -36,7 +38,6 @@ LONG_RADIAL = dict(radial_cutoff=5.0, radial_order=9, angular_cutoff=4.0, angula
 LONG_ANGULAR = dict(radial_cutoff=4.0, radial_order=5, angular_cutoff=4.6, angular_order=7)
 CASES = {"long radial": LONG_RADIAL, "long angular": LONG_ANGULAR}
 
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -75,13 +76,8 @@ def error_of(descriptor):
     return lambda features, expected: worst(features, expected, descriptor)
 
 
-def setting(system, case, *, seed=0, **options):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    elements = elements_of(atoms)
-    descriptor = Chebyshev(elements, **CASES[case])
-    batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, case, **options):
+    return setting_of(lambda elements: Chebyshev(elements, **CASES[case]), system, **options)
 
 
 # Against the oracle
@@ -111,13 +107,9 @@ def test_float32_differs_by_its_round_off(system):
 
 
 def test_standardisation_is_a_shift_and_a_scale_per_element():
-    descriptor, batch, mean, scale = setting("three_species", "long radial")
-    features, _ = descriptor.forward(batch, mean, scale)
-    z = batch.species
-    expected = (oracle("three_species", "long radial") - mean[z]) * scale[z]
-    assert features[batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
-    # rows are sorted by species
-    assert (np.diff(z[np.argsort(batch.place)]) >= 0).all()
+    check_standardisation(
+        *setting("three_species", "long radial"), oracle("three_species", "long radial")
+    )
 
 
 @cache

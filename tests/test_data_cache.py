@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,8 @@ from fdforce.data_cache import read_cached
 from fdforce.data_set import residual_target
 from fdforce.errors import ConfigError, DataError, TrainingError
 from fdforce.examples import example_files
+from fdforce.losses import Target
+from fdforce.mixed_batches import with_force_labels
 from fdforce.models.zbl import ZBL, shortest_distances
 from fdforce.neighbors import build_pairs
 from fdforce.reference_energies import reference_energies
@@ -144,7 +147,8 @@ def test_selections_are_those_in_memory(all_kinds, tmp_path, tiny_blocks):
         again = found.select([1, 0] if len(found) > 1 else [0])
         wanted = expected.select(indices).select([1, 0] if len(found) > 1 else [0])
         assert_same_structures(again, wanted)
-    assert mapped.is_mapped(cached.select(shuffled).positions)
+    some = cached.select(shuffled)
+    assert all(mapped.is_mapped(getattr(some, name)) for name in (*PER_ATOM, "cells", "stresses"))
     assert cached.select(slice(None)) is cached
     assert not list(tmp_path.rglob(".scratch*"))
 
@@ -213,6 +217,29 @@ def test_splits_duplicates_and_references_are_those_in_memory(tmp_path, tiny_blo
     assert problem.fingerprint(cached, None) == problem.fingerprint(expected, None)
 
 
+def resident(path) -> int:
+    """Bytes of a mapped file that are in memory."""
+    blocks = Path("/proc/self/smaps").read_text().split(f"{path}\n")[1:]
+    assert blocks
+    return sum(1024 * int(re.search(r"Rss: +(\d+) kB", block)[1]) for block in blocks)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_a_pass_over_all_labels_leaves_nothing_in_memory(tmp_path):
+    n_rows = 20 * mapped.BLOCK
+    np.save(tmp_path / "forces.npy", np.full((n_rows, 3), np.nan))
+    forces = mapped.open_array(tmp_path / "forces.npy")
+    most = 0
+    for rows in mapped.pieces(forces):
+        assert np.isnan(rows).all()
+        most = max(most, resident(tmp_path / "forces.npy"))
+    around = 2**21  # bytes that Linux may map around each place, on both sides
+    assert rows.nbytes <= most <= rows.nbytes + 2 * around
+    target = Target(np.zeros(2), forces, np.full((2, 3, 3), np.nan), np.ones(2))
+    assert not with_force_labels(target, np.array([1, n_rows - 1])).any()
+    assert resident(tmp_path / "forces.npy") == 0
+
+
 def test_labels_less_a_baseline_and_drawn_forces(all_kinds, tmp_path, tiny_blocks):
     cached, _ = read_cached([all_kinds], tmp_path, log=silent)
     expected, _ = read_structures(all_kinds)
@@ -223,6 +250,7 @@ def test_labels_less_a_baseline_and_drawn_forces(all_kinds, tmp_path, tiny_block
         for structures in (cached, expected)
     ]
     assert mapped.is_mapped(targets[0].forces)
+    assert mapped.is_mapped(targets[0].virial)
     assert not np.array_equal(targets[1].forces, expected.forces, equal_nan=True)
     for how in ("structures", "atoms"):
         drawn = [selection.select_forces(target, expected, 0.5, how, seed=2) for target in targets]

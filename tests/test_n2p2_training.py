@@ -1,5 +1,7 @@
 """Training directories of n2p2 as `fdforce fit DIRECTORY` takes them."""
 
+import shutil
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -93,7 +95,6 @@ def test_tables(tmp_path):
     assert training.tables["optimizer"] == {"name": "kalman"}
     assert training.tables["loss"] == {}
     notes = " ".join(training.notes)
-    assert "are taken to be in hartree-bohr; n2p2's files do not say" in notes
     assert "test_fraction 0.25: this part is validated on" in notes
 
 
@@ -227,6 +228,40 @@ def test_a_fit_on_the_command_line(tmp_path):
     assert "structures: 4 train, 4 valid" in out
     data = f"{path / 'input.data'}#units=hartree-bohr"
     assert "data             8" in succeed("evaluate", tmp_path / "run" / "model.npz", data)
+
+
+UNITS_LINE = (
+    "{file}: lengths and energies are taken to be in {assumed}; n2p2's files do not say "
+    "(input.data#units={other} does)"
+)
+
+
+def test_every_command_says_the_units_that_it_assumes(tmp_path, monkeypatch):
+    """The same line everywhere, on stderr where stdout is a result, once for a file."""
+    monkeypatch.chdir(tmp_path)
+    path = directory(tmp_path / "d")
+    file, model = path / "input.data", tmp_path / "run" / "model.npz"
+    in_ev = UNITS_LINE.format(file=file, assumed="ev-angstrom", other="hartree-bohr")
+    in_hartree = UNITS_LINE.format(file=file, assumed="hartree-bohr", other="ev-angstrom")
+    fitted = run("fit", path, "--units=hartree-bohr", "--out=run", "--threads=1", "--epochs=1")
+    assert fitted.output.count("taken to be") == fitted.output.count(in_hartree) == 1
+    once = {"--epochs": 1, "--threads": 1, "--valid": file, "--out": "file"}
+    fitted = run("fit", file, *(f"{key}={value}" for key, value in once.items()))
+    assert fitted.output.count("taken to be") == fitted.output.count(in_ev) == 1
+    marked = f"{file}#units=hartree-bohr"
+    for arguments in (
+        ("evaluate", model, "DATA", "--json"), ("info", "DATA", "--json"),
+        ("info", "--features", model, "DATA"), ("predict", model, "DATA", "-o", "out.extxyz"),
+        ("epsilon", model, "DATA"), ("benchmark", model, "DATA"),
+        ("modes", model, "DATA"), ("md", model, "DATA", "--steps=1", "--out=md"),
+        ("convert", "DATA", "out.xyz"),
+    ):  # fmt: skip
+        for name, line in ((file, in_ev), (marked, in_hartree)):
+            shutil.rmtree("md", ignore_errors=True)
+            said = run(*(name if each == "DATA" else each for each in arguments))
+            assert said.exit_code == 0, said.output
+            assert said.stderr.count(line) == 1, arguments
+            assert "taken to be" not in said.stdout
 
 
 def test_old_weights_are_where_a_fit_starts(tmp_path):

@@ -10,7 +10,6 @@ from ase import Atoms
 from fdforce.descriptors.power_spectrum import PowerSpectrum
 from fdforce.devices import HOST
 from fdforce.errors import ConfigError, DataError
-from fdforce.models.elemental_networks import ElementalNetworks
 from tests.checks import (
     COMPLEX_STEP,
     ELEMENTS,
@@ -28,12 +27,15 @@ from tests.checks import (
     check_permutation,
     check_replicas,
     check_rotation_and_translation,
+    check_standardisation,
     check_supercell,
     cluster,
     elements_of,
+    every_system,
+    networks_and_batch,
     of_first_atom,
     plain,
-    random_standardisation,
+    setting_of,
 )
 from tests.naive import power_spectrum as naive
 from tests.systems import SYSTEMS
@@ -46,7 +48,6 @@ CASES = {
     "degree": dict(cutoff=4.2, radial_order=4, angular_order=3, max_degree=5, distance_damping=0.0),
 }
 
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -56,13 +57,8 @@ def oracle(system, case):
     return naive.features(atoms, elements_of(atoms), **CASES[case])
 
 
-def setting(system, case, *, seed=0, **options):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    elements = elements_of(atoms)
-    descriptor = PowerSpectrum(elements, **CASES[case])
-    batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, case, **options):
+    return setting_of(lambda elements: PowerSpectrum(elements, **CASES[case]), system, **options)
 
 
 def worst(features, expected):
@@ -97,11 +93,7 @@ def test_float32_differs_by_its_round_off(system, case):
 
 
 def test_standardisation_is_a_shift_and_a_scale_per_element():
-    descriptor, batch, mean, scale = setting("three_species", "all")
-    features, _ = descriptor.forward(batch, mean, scale)
-    z = batch.species
-    expected = (oracle("three_species", "all") - mean[z]) * scale[z]
-    assert features[batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
+    check_standardisation(*setting("three_species", "all"), oracle("three_species", "all"))
 
 
 @pytest.mark.parametrize("radial_order", range(11))
@@ -269,11 +261,8 @@ def test_nan_position_makes_nan_features(dtype):
 
 
 def model_and_batch(case):
-    model = ElementalNetworks(PowerSpectrum(ELEMENTS, **CASES[case]), (9, 7), "tanh", seed=2)
     frames = [SYSTEMS[name]() for name in ("two_species", "left_handed")]
-    batch = batch_of(frames, ELEMENTS, model.cutoff)
-    model.standardise([batch])
-    return model, batch
+    return networks_and_batch(PowerSpectrum(ELEMENTS, **CASES[case]), (9, 7), frames, seed=2)
 
 
 @every_case

@@ -10,7 +10,6 @@ from ase.build import bulk
 
 from fdforce.descriptors.symmetry_functions import SymmetryFunctions, scale_lengths
 from fdforce.errors import ConfigError, DataError
-from fdforce.models import ElementalNetworks
 from tests.checks import (
     ELEMENTS,
     EPS_32,
@@ -24,12 +23,16 @@ from tests.checks import (
     check_permutation,
     check_replicas,
     check_rotation_and_translation,
+    check_standardisation,
     check_supercell,
     cluster,
     elements_of,
+    every_system,
+    networks_and_batch,
     of_first_atom,
     plain,
     random_standardisation,
+    setting_of,
 )
 from tests.naive import symmetry_functions as naive
 from tests.systems import SYSTEMS
@@ -70,7 +73,6 @@ WEIGHTED = [
 CASES = {"radial": RADIAL, "angular": ANGULAR, "windows": WINDOWS, "weighted": WEIGHTED}
 CUTOFFS = [(1, 0), (2, 0), (3, 0), (4, 0.3), (5, 0), (6, 0.2), (7, 0), (8, 0.1), (1, 0.3)]
 
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -106,13 +108,8 @@ def computed_by_loops(system, case):
     return oracle(atoms, descriptor_of(elements_of(atoms), [case]))
 
 
-def setting(system, cases, *, seed=0, kind=1, alpha=0.0, **options):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    elements = elements_of(atoms)
-    descriptor = descriptor_of(elements, cases, kind, alpha)
-    batch = batch_of([atoms], elements, descriptor.cutoff, **options)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, cases):
+    return setting_of(lambda elements: descriptor_of(elements, cases), system)
 
 
 def worst(features, expected):
@@ -229,11 +226,9 @@ def test_float32_differs_by_its_round_off(system):
 
 
 def test_standardisation_is_a_shift_and_a_scale_per_element():
-    descriptor, batch, mean, scale = setting("three_species", ["angular"])
-    features, _ = descriptor.forward(batch, mean, scale)
-    z = batch.species
-    expected = (computed_by_loops("three_species", "angular") - mean[z]) * scale[z]
-    assert features[batch.place] == pytest.approx(expected, rel=1e-10, abs=1e-11)
+    check_standardisation(
+        *setting("three_species", ["angular"]), computed_by_loops("three_species", "angular")
+    )
 
 
 LONG = [
@@ -436,11 +431,8 @@ def model_and_batch(dtype=np.float64):
     lines += ["3 O {0} 0.02 1 2 4.5", "9 Ti {0} 0.02 -1 4 4"]
     lines = [f"{c} {form.format(e)}" for c in ELEMENTS for form in lines for e in ELEMENTS]
     descriptor = SymmetryFunctions(ELEMENTS, list(dict.fromkeys(lines))[1:], 6)
-    model = ElementalNetworks(descriptor, (6, 5), "tanh", dtype=dtype)
-    names = ("left_handed", "two_species", "single_atom", "dimer")
-    batch = batch_of([SYSTEMS[name]() for name in names], ELEMENTS, descriptor.cutoff)
-    model.standardise([batch])
-    return model, batch
+    frames = [SYSTEMS[name]() for name in ("left_handed", "two_species", "single_atom", "dimer")]
+    return networks_and_batch(descriptor, (6, 5), frames, dtype=dtype)
 
 
 def test_forces_are_the_slopes_of_the_energy():

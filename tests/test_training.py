@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from fdforce.config import default_config, override
 from fdforce.data_set import DataSet, residual_target
-from fdforce.descriptors import Chebyshev
+from fdforce.descriptors import Chebyshev, PowerSpectrum
 from fdforce.direct_fit import DirectFit
 from fdforce.epsilon import Monitor
 from fdforce.errors import ConfigError, TrainingError
@@ -19,6 +22,7 @@ from fdforce.kalman import KalmanTrainer
 from fdforce.losses import SquaredLoss
 from fdforce.models import ElementalNetworks, LinearModel
 from fdforce.neighbors import build_pairs
+from fdforce.problem import loss_of, moderate
 from fdforce.reference_energies import reference_energies
 from fdforce.schedules import SCHEDULES
 from fdforce.selection import select_forces
@@ -142,6 +146,83 @@ def test_lbfgs_reaches_what_least_squares_solve(data):
     # SciPy's L-BFGS-B with as many pairs has 0.212 after 60 steps, as this one has, and 0.160 after
     # 300: the flat directions of correlated features take thousands
     assert ends[1] < ends[0] < 1.02 * ends[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lbfgs_where_features_hardly_vary(seed):
+    """A gold atom, whose scaled features make a step of 1 in theta far too long."""
+    rng, frames = np.random.default_rng(seed), []
+    for k in range(9):
+        atoms = bulk("Cu", cubic=True)
+        atoms.symbols[3] = "Au" if k == 4 else "Cu"
+        atoms.positions += rng.normal(scale=0.005, size=(4, 3))
+        atoms.calc = EMT()
+        results = {
+            name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")
+        }
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    structures, _ = read_structures(frames)
+    pairs = build_pairs(structures, 5.0)
+    offsets = reference_energies(structures, "fit")
+    train = DataSet(structures, residual_target(structures, offsets), pairs)
+    model = LinearModel(PowerSpectrum(structures.elements, 5.0), seed=seed)
+    model.standardise([train.batch(np.arange(9), 1)[0]])
+    config = override(
+        default_config(),
+        {"optimizer": {"name": "lbfgs"}, "training": {"epochs": 12}, "model": {"kind": "linear"}},
+    )
+    moderate(model, train, config)
+    run = FullBatchTrainer(
+        model, train, None, loss_of(config, train), config, log=lambda line: None
+    )
+    losses = column(run.run(), "train_loss")
+    assert len(losses) == 12
+    assert (np.diff(losses) < 0).all()  # a step that does not lower the loss is none
+
+
+def test_lbfgs_stops_where_no_step_lowers_the_loss(data):
+    lines = []
+    parts = parts_of(data, optimizer={"name": "lbfgs"}, training={"epochs": 50})
+    run = FullBatchTrainer(*parts, log=lines.append)
+    real = run._gradient
+
+    def uphill(indices, given):  # as of a model whose gradient is wrong
+        step = real(indices, given)
+        return replace(step, gradient=-step.gradient)
+
+    run._gradient = uphill
+    begin = run.model.theta.copy()
+    progress = run.run()
+    assert progress.epoch == 1
+    np.testing.assert_array_equal(progress.theta, begin)
+    assert lines[-1] == "epoch 1: no step along the gradient lowers the loss: stopped early"
+
+
+def test_lbfgs_stops_at_the_minimum(data):
+    """A linear model of two features is at rounding soon."""
+    train, _ = data
+    model = LinearModel(Chebyshev(train.structures.elements, 3.5, 0, 3.0, 0), seed=1)
+    model.standardise([train.batch(np.arange(len(train)), 1)[0]])
+    config = override(
+        default_config(),
+        {"optimizer": {"name": "lbfgs"}, "training": {"epochs": 900}, "model": {"kind": "linear"}},
+    )
+    lines = []
+    loss = SquaredLoss(energy_unit=0.03, mean_atoms=9.0)
+    progress = FullBatchTrainer(model, train, None, loss, config, log=lines.append).run()
+    assert progress.epoch < 900
+    assert "no step along the gradient lowers the loss: stopped early" in lines[-1]
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_no_minimum(data):
+    train, valid = data
+    forces = train.target.forces.copy()
+    forces[9 * 7 + 2] = np.inf  # structure 7
+    broken = replace(train, target=replace(train.target, forces=forces))
+    parts = parts_of((broken, valid), optimizer={"name": "lbfgs"}, training={"epochs": 2})
+    with pytest.raises(TrainingError, match="the loss is"):
+        FullBatchTrainer(*parts).run()
 
 
 def test_kalman_filter_learns_more_from_an_epoch_than_adam(data):

@@ -9,16 +9,17 @@ from ase.data import atomic_numbers
 
 from fdforce.descriptors.weighted_symmetry_functions import WeightedSymmetryFunctions
 from fdforce.errors import ConfigError, DataError
-from fdforce.models import ElementalNetworks
 from tests.checks import (
+    ELEMENTS,
     EPS_32,
-    batch_of,
     check_backward,
     check_forces,
     check_permutation,
     check_rotation_and_translation,
     elements_of,
-    random_standardisation,
+    every_system,
+    networks_and_batch,
+    setting_of,
 )
 from tests.naive.chebyshev import half_cosine, neighbours
 from tests.systems import SYSTEMS
@@ -34,7 +35,6 @@ CASES = {
     "elements, crossterms": dict(SMALL, mode="elements", crossterms=True, centered=True),
     "radial": dict(SMALL, n_angular=0),
 }
-every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -94,12 +94,8 @@ def loops(
     return np.array(result)
 
 
-def setting(system, case, seed=0):
-    """Descriptor, batch, and random mean and scale."""
-    atoms = SYSTEMS[system]()
-    descriptor = WeightedSymmetryFunctions(elements_of(atoms), **CASES[case])
-    batch = batch_of([atoms], descriptor.elements, descriptor.cutoff)
-    return descriptor, batch, *random_standardisation(descriptor, seed)
+def setting(system, case):
+    return setting_of(lambda elements: WeightedSymmetryFunctions(elements, **CASES[case]), system)
 
 
 def worst(features, expected):
@@ -185,11 +181,8 @@ def test_permutation_of_atoms(system, case):
 
 def test_forces_are_the_slopes_of_the_energy():
     frames = [SYSTEMS[name]() for name in ("left_handed", "two_species", "single_atom", "dimer")]
-    descriptor = WeightedSymmetryFunctions(["Ti", "O"], **SMALL)
-    model = ElementalNetworks(descriptor, (6, 5), "tanh")
-    batch = batch_of(frames, descriptor.elements, descriptor.cutoff)
-    model.standardise([batch])
-    check_forces(model, batch, rel=1e-11)
+    descriptor = WeightedSymmetryFunctions(ELEMENTS, **SMALL)
+    check_forces(*networks_and_batch(descriptor, (6, 5), frames), rel=1e-11)
 
 
 def test_atoms_of_any_number_of_elements_have_equally_many_features():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import click
 
-from fdforce.cli.messages import print_json
+from fdforce.cli.messages import print_json, to_stderr
 from fdforce.cli.options import (
     STENCILS,
     command,
@@ -52,12 +52,14 @@ def benchmark(files, as_json, device, precision, threads, stencil, batch_size, o
     from fdforce.examples import example_files
     from fdforce.model_file import load_model
     from fdforce.optimizers import with_numbers
+    from fdforce.structure_files import tell_units
     from fdforce.structures import read_structures
     from fdforce.threads import limit_threads
 
     model = load_model(model_file, precision=precision) if model_file else None
     keys = {key: getattr(config.data, key) for key in ("energy_key", "forces_key", "stress_key")}
     elements = model.elements if model else config.model.elements or None
+    tell_units([data] if data else [], to_stderr)
     structures, _ = read_structures(data or example_files()[0], elements=elements, **keys)
     difference = config.finite_difference
     config = replace(config, optimizer=with_numbers(config.optimizer, structures))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from fdforce.cli.messages import to_stderr
 from fdforce.cli.options import command, key_options
 from fdforce.formats import WRITTEN
 
@@ -66,6 +67,7 @@ def convert(files, name, folder, **keys):
     """
     from fdforce.conversion import convert as convert_files
     from fdforce.public_sets import PREFIX, fetch, find_set
+    from fdforce.structure_files import tell_units
 
     *sources, output = files
     if not sources:
@@ -78,9 +80,10 @@ def convert(files, name, folder, **keys):
     for source in sources:
         if source.startswith(PREFIX):
             paths.append(fetch(source, folder))
-            click.echo(f"{source}: checked by {find_set(source).checked_by}", err=True)
+            to_stderr(f"{source}: checked by {find_set(source).checked_by}")
         else:
             paths.append(Path(source))
+    tell_units(paths, to_stderr)
     counts = convert_files(
         paths,
         output,
@@ -95,7 +98,7 @@ def convert(files, name, folder, **keys):
     click.echo(f"{output}: {counts.structures} structures, {counts.atoms} atoms; with {labels}")
     if counts.left_out:
         left_out = ", ".join(f"{_NAMES[what]} ({n})" for what, n in counts.left_out.items())
-        click.echo(f"left out, {counts.format} has no place for them: {left_out}", err=True)
+        to_stderr(f"left out, {counts.format} has no place for them: {left_out}")
 
 
 def _show(number):

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from fdforce.cli.messages import print_json
+from fdforce.cli.messages import print_json, to_stderr
 from fdforce.cli.options import (
     STENCILS,
     command,
@@ -152,15 +152,17 @@ def _diagnose(model, data, precision, stencil, fixed_g0, number, threads, keys):
 def _say(line):
     """Outside codes may be slow: what is being done, for someone who waits at a terminal."""
     if sys.stderr.isatty():
-        click.echo(line, err=True)
+        to_stderr(line)
 
 
 def _structures(data, number, elements, keys):
     """Some structures with forces, or a stress where the model is one of fdforce's."""
     import numpy as np
 
+    from fdforce.structure_files import tell_units
     from fdforce.structures import read_structures
 
+    tell_units(data, to_stderr)
     structures, _ = read_structures(data, elements=elements, require_labels=True, **keys)
     useful = structures.has_forces
     if elements is not None:

@@ -58,12 +58,14 @@ def evaluate(model, data, as_json, plot, device, precision, threads, cache, **ke
     from fdforce.comparison import errors_by_element, errors_by_group
     from fdforce.data_cache import read_set
     from fdforce.model_file import load_model
+    from fdforce.structure_files import tell_units
 
     if plot:
         from fdforce.report.plots import check_plot_file
 
         check_plot_file(plot)
     model = load_model(model, precision=precision)
+    tell_units(data, to_stderr)
     structures, _ = read_set(data, cache, elements=model.elements, log=to_stderr, **keys)
     assessed = assess(model, structures, threads=threads, device=device)
     found, comparison, outside = assessed.errors(), assessed.compare(), assessed.outside

@@ -61,7 +61,9 @@ def info(files, as_json, devices, features, **reading):
 
 def _read(sources, cache, **options):
     from fdforce.data_cache import read_set
+    from fdforce.structure_files import tell_units
 
+    tell_units([sources] if isinstance(sources, str) else sources, to_stderr)
     return read_set(sources, cache, require_labels=False, log=to_stderr, **options)
 
 

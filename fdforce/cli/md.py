@@ -4,7 +4,7 @@ import time
 
 import click
 
-from fdforce.cli.messages import print_json
+from fdforce.cli.messages import print_json, to_stderr
 from fdforce.cli.options import (
     command,
     index_option,
@@ -159,7 +159,7 @@ def md(model, structure, out, as_json, plot, new_velocities, index, precision, t
     else:
         _print(run, ensemble, folder, seconds, plot)
     for warning in _warnings(run):
-        click.echo(f"warning: {warning}", err=True)
+        to_stderr(f"warning: {warning}")
     if not run.complete:
         raise click.ClickException(
             f"interrupted after {run.steps} steps; what was computed is in {folder}"
@@ -178,9 +178,10 @@ def _prepare(model, structure, index, precision, threads):
     """The structure with the calculator of the model."""
     from fdforce import Calculator
     from fdforce.model_file import load_model
-    from fdforce.structure_files import read_one
+    from fdforce.structure_files import read_one, tell_units
 
     loaded = load_model(model, precision=precision)
+    tell_units([structure], to_stderr)
     atoms = read_one(structure, index)
     atoms.calc = Calculator(loaded, threads=threads)
     return atoms

@@ -2,7 +2,7 @@
 
 import click
 
-from fdforce.cli.messages import print_json
+from fdforce.cli.messages import print_json, to_stderr
 from fdforce.cli.options import (
     command,
     index_option,
@@ -52,7 +52,7 @@ def modes(model, structure, relax, delta, index, as_json, out, plot, threads):
     from fdforce.model_file import load_model
     from fdforce.modes import find_modes
     from fdforce.modes import relax as relax_atoms
-    from fdforce.structure_files import read_one
+    from fdforce.structure_files import read_one, tell_units
 
     if plot:
         from fdforce.report.plots import check_plot_file
@@ -60,6 +60,7 @@ def modes(model, structure, relax, delta, index, as_json, out, plot, threads):
         check_plot_file(plot)
     # rounding in float32 would move the lowest frequencies by some 10 cm^-1
     loaded = load_model(model, precision="float64")
+    tell_units([structure], to_stderr)
     atoms = read_one(structure, index)
     atoms.calc = Calculator(loaded, threads=threads)
     steps = relax_atoms(atoms) if relax else None
@@ -80,7 +81,7 @@ def modes(model, structure, relax, delta, index, as_json, out, plot, threads):
             if path:
                 click.echo(f"{name}: {path}")
     for warning in _warnings(found, outside, relax):
-        click.echo(f"warning: {warning}", err=True)
+        to_stderr(f"warning: {warning}")
 
 
 def _outside(model, atoms):

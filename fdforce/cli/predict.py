@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fdforce.cli.messages import to_stderr
 from fdforce.cli.options import (
     command,
     data_argument,
@@ -48,11 +49,13 @@ def predict(model, data, output, device, precision, threads):
       fdforce predict runs/first/model.npz new.extxyz -o predicted.extxyz
     """
     from fdforce.model_file import load_model
+    from fdforce.structure_files import tell_units
     from fdforce.threads import limit_threads
 
     output = Path(output)
     file_format = _writable_format(output)
     model = load_model(model, precision=precision)
+    tell_units(data, to_stderr)
     counts = []
     with limit_threads(threads) as threads, _Writer(output, file_format) as writer:
         for path in data:
@@ -60,7 +63,7 @@ def predict(model, data, output, device, precision, threads):
     click.echo(f"{sum(count.structures for count in counts)} structures: {output}")
     for path, count in zip(data, counts, strict=True):
         if count.atoms_outside:
-            click.echo(count.warning(Path(path).name), err=True)
+            to_stderr(count.warning(Path(path).name))
 
 
 def _writable_format(output: Path) -> str:

@@ -11,6 +11,9 @@ A module offers what its format allows, under these names:
 ``recognises(path) -> bool``, ``read_structures(path) -> iterator of ase.Atoms``
     Structures with labels in eV and Å (`STRUCTURES`); `path` is a file or a folder, recognised by
     its name and first bytes. Structures come one at a time.
+``assumed_units(path) -> str``
+    A line that says which units a file is taken to be in (`STRUCTURES`), of formats whose files do
+    not say.
 ``write_structures(path, frames) -> int``
     The number of structures written (`STRUCTURES`), frame by frame. Labels are in the calculator
     of a frame. A module that keeps config_type, weight and all other ``info`` says

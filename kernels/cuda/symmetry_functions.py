@@ -29,7 +29,7 @@ import math
 
 import numpy as np
 
-from ..cpu.symmetry_functions import POWER, PRODUCT, REAL_POWER
+from ..cpu.symmetry_function_pairs import POWER, PRODUCT, REAL_POWER
 from .cutoffs import core_function, cutoff_function, factor_function
 from .pairs import separation
 from .runtime import cuda, launch

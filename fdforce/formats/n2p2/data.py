@@ -27,6 +27,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from fdforce import labels
 from fdforce.errors import DataError, FdforceError
 from fdforce.formats.n2p2.text import (
+    UNITS,
     check_element,
     open_text,
     read_lines,
@@ -77,6 +78,17 @@ def recognises(path: Path) -> bool:
         for _, words in read_lines(file, DataError):
             return words[0] == "begin"
     return False
+
+
+def assumed_units(path: Path) -> str:
+    """Which units a file is taken to be in, by its name or by default."""
+    file, options = split_path(path)
+    file, units = find_file(file), options.get("units", "ev-angstrom")
+    other = next(name for name in UNITS if name != units)
+    return (
+        f"{file}: lengths and energies are taken to be in {units}; n2p2's files do not say "
+        f"({file.name}#units={other} does)"
+    )
 
 
 def read_structures(path: Path, *, units: str = "ev-angstrom") -> Iterator[Atoms]:

@@ -60,10 +60,7 @@ def read_training(path: Path, *, units: str = "ev-angstrom") -> Training:
     energy, length = units_of(units)
     asked = settings.read_settings(path / settings.NAME)
     elements = read_elements(asked)
-    used, notes = set(settings.MODEL), [
-        f"{path}: lengths and energies are taken to be in {units}; n2p2's files do not say "
-        "(--units)"
-    ]  # fmt: skip
+    used, notes = set(settings.MODEL), []
     starts = "use_old_weights_short" in asked
     normalisation, of_atoms = read_normalisation(asked), read_atom_energies(asked, elements)
     marks, mean = _scan(data.find_file(path), of_atoms)
