@@ -84,9 +84,11 @@ def tio2(bench):
 def architecture(bench):
     """Like for like: ænet-PyTorch's networks and descriptor, with 25 % of the forces and all."""
     model = {**CHEBYSHEV, "hidden": [5, 5], "activation": "tanh"}
-    for fraction in (0.25, 1.0):
-        bench.fit(f"56-5-5-1, {100 * fraction:.0f} % of the forces", 300, bench.file("tio2_aenet"),
-                  0.1, model=model, loss={"force_fraction": fraction})  # fmt: skip
+    for optimizer in ("kalman", "adamw"):
+        for fraction in (0.25, 1.0):
+            bench.fit(f"56-5-5-1, {optimizer}, {100 * fraction:.0f} % of the forces", 300,
+                      bench.file("tio2_aenet"), 0.1, model=model, optimizer={"name": optimizer},
+                      loss={"force_fraction": fraction})  # fmt: skip
 
 
 def symmetry(bench):
