@@ -70,7 +70,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--optimizers", nargs="+", default=ALL, metavar="NAME[:key=value,...]")
-    parser.add_argument("--set", dest="changes", nargs="+", default=[], metavar="table.key=value")
+    parser.add_argument(
+        "--set", dest="changes", nargs="+", action="extend", default=[], metavar="table.key=value"
+    )
     arguments = parser.parse_args()
     changes = merge_overrides(arguments.changes)
     train(arguments.train, settings_of(arguments.optimizers[0]), changes, epochs=1)
