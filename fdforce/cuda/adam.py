@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fdforce.optimizers.adam import STABILITY
+
 BLOCKS = 128
 """Of the sums of squares; every thread of the update adds them up."""
 
@@ -63,8 +65,8 @@ class DeviceAdam:
         self._kernels.update(
             self._total, self._squares, self._frozen, float(rate), float(settings.weight_decay),
             float(settings.l2), float(settings.gradient_clip), settings.beta1, settings.beta2,
-            1 - settings.beta1**self._step, 1 - settings.beta2**self._step, float(divisor),
-            self._theta, self._mean, self._square, self._average, self.working,
+            1 - settings.beta1**self._step, 1 - settings.beta2**self._step, STABILITY,
+            float(divisor), self._theta, self._mean, self._square, self._average, self.working,
         )  # fmt: skip
 
     def to_host(self):

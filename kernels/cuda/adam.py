@@ -15,6 +15,7 @@ squares        (n_blocks,)         |total + l2 theta|^2, a part for every block;
 clip           float64             largest norm of the gradient; 0: no limit
 correction1    float64             1 - beta^step of the two moments
 correction2
+stability      float64             added to the root of the mean square
 divisor        float64             the average moves by one over this towards the parameters
 working        (P,) working dtype  the parameters as the networks take them
 =============  ==================  ================================================================
@@ -24,8 +25,6 @@ import math
 
 from .reductions import block_sum
 from .runtime import NEXT, NONE, cuda, launch, launch_over
-
-STABILITY = 1e-8
 
 
 @cuda.jit
@@ -53,8 +52,8 @@ def take(gradient, share, first, frozen, l2, theta, total, squares, for_host):
 
 @cuda.jit
 def _update_kernel(
-    total, squares, frozen, rate, decay, l2, clip, beta1, beta2, correction1, correction2, divisor,
-    theta, mean, square, average, working,
+    total, squares, frozen, rate, decay, l2, clip, beta1, beta2, correction1, correction2,
+    stability, divisor, theta, mean, square, average, working,
 ):  # fmt: skip
     k = cuda.grid(1)
     if k >= theta.size:
@@ -73,18 +72,18 @@ def _update_kernel(
     square[k] += (1.0 - beta2) * (g * g - square[k])
     if not frozen[k]:
         root = math.sqrt(square[k] / correction2)
-        value = value * (1.0 - rate * decay) - rate * (mean[k] / correction1) / (root + STABILITY)
+        value = value * (1.0 - rate * decay) - rate * (mean[k] / correction1) / (root + stability)
     theta[k] = value
     working[k] = value
     average[k] = value if divisor == 1.0 else average[k] + (value - average[k]) / divisor
 
 
 def update(
-    total, squares, frozen, rate, decay, l2, clip, beta1, beta2, correction1, correction2, divisor,
-    theta, mean, square, average, working,
+    total, squares, frozen, rate, decay, l2, clip, beta1, beta2, correction1, correction2,
+    stability, divisor, theta, mean, square, average, working,
 ):  # fmt: skip
     """One step of parameters, moments and average."""
     launch_over(_update_kernel, theta.size)(
         total, squares, frozen, rate, decay, l2, clip, beta1, beta2, correction1, correction2,
-        divisor, theta, mean, square, average, working,
+        stability, divisor, theta, mean, square, average, working,
     )  # fmt: skip

@@ -184,6 +184,6 @@ SIGNATURES = {
         DOUBLES, F64, SWITCH, FROZEN, F64, *[DOUBLES] * 4,
     )),
     "update": ("adam", "_update_kernel", lambda f: (
-        DOUBLES, DOUBLES, FROZEN, *[F64] * 9, *[DOUBLES] * 4, array(f, 1),
+        DOUBLES, DOUBLES, FROZEN, *[F64] * 10, *[DOUBLES] * 4, array(f, 1),
     )),
 }  # fmt: skip

@@ -35,6 +35,10 @@ def folder(tmp_path_factory):
     return folder
 
 
+OPTIONS = {
+    "valid": 0.3, "test": 0.0, "descriptor": "chebyshev", "radial_cutoff": 3.0,
+    "angular_cutoff": 2.8, "radial_order": 3, "angular_order": 2, "hidden": [3], "epsilon": 1e-4,
+}  # fmt: skip
 CASES = {
     "adamw": {"optimizer": {"name": "adamw"}},
     "kalman": {"optimizer": {"name": "kalman"}},
@@ -71,9 +75,8 @@ def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
     lines = {"cpu": [], "cuda": []}
     results = [
         fdforce.fit(
-            train=[str(file)], valid=0.3, test=0.0, epochs=2, out=tmp_path / device, device=device,
-            descriptor="chebyshev", radial_cutoff=3.0, angular_cutoff=2.8, radial_order=3,
-            angular_order=2, hidden=[3], epsilon=1e-4, log=lines[device].append, **settings,
+            train=[str(file)], epochs=2, out=tmp_path / device, device=device,
+            log=lines[device].append, **OPTIONS, **settings,
         )
         for device in ("cpu", "cuda")
     ]  # fmt: skip
@@ -93,11 +96,9 @@ def test_parameters_and_errors(folder, tmp_path, monkeypatch, case):
 def test_a_resumed_fit_ends_where_a_whole_one_ends(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(computations, "find_device", lambda: DEVICE)
     options = {
-        "train": [str(folder / "forces.extxyz")], "valid": 0.3, "test": 0.0, "device": "cuda",
-        "descriptor": "chebyshev", "radial_cutoff": 3.0, "angular_cutoff": 2.8, "radial_order": 3,
-        "angular_order": 2, "hidden": [3], "epsilon": 1e-4, "log": lambda line: None,
-        "optimizer": {"name": "adamw", "batch_size": 2}, "loss": {"energy_weight": 1.0},
-        "training": {"schedule": "constant", "warm_up": 0.0},
+        **OPTIONS, "train": [str(folder / "forces.extxyz")], "device": "cuda",
+        "log": lambda line: None, "optimizer": {"name": "adamw", "batch_size": 2},
+        "loss": {"energy_weight": 1.0}, "training": {"schedule": "constant", "warm_up": 0.0},
     }  # fmt: skip
     whole = fdforce.fit(epochs=2, out=tmp_path / "whole", **options)
     fdforce.fit(epochs=1, out=tmp_path / "parts", **options)
